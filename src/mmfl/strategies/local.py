@@ -1,0 +1,26 @@
+"""Local: every client trains alone. Anchor: what federation has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmfl.strategies.base import Client, Ensemble, Group, Server, Strategy
+
+
+class Local(Strategy):
+    """Every tensor is the client's own; nothing is exchanged."""
+
+    def groups(self) -> tuple[Group, ...]:
+        return (Group("own", lambda t: True, lambda t, c: c.id),)
+
+    def evaluation_view(
+        self, server: Server, clients: Sequence[Client], policy: str
+    ) -> list[Ensemble]:
+        """One ensemble per group: the mean probability of the group's clients."""
+        groups: dict[str, list[Client]] = {}
+        for client in self.participants(clients):
+            groups.setdefault(client.group, []).append(client)
+        return [
+            tuple(self.expert(server, client, policy) for client in members)
+            for members in groups.values()
+        ]
