@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmfl.models.ensemble import Ensemble, Expert
 from mmfl.models.network import Network
 from mmfl.patches.batching import batches, patterns
-from mmfl.strategies.base import Ensemble, Expert
+
 
 Inputs = Callable[[str, np.ndarray], Tensor]
 """(modality, locations) -> standardised images (N, C, H, W) on the device."""

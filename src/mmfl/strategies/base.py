@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from mmfl.models.ensemble import Ensemble, Expert
 from mmfl.strategies import aggregation
 
 Address = tuple[str, str]
@@ -133,23 +133,6 @@ class Context:
     memory: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Expert:
-    """One model under test: parameters and statistics by state_dict key, and what it can see.
-
-    `constant` (P,) replaces the network by fixed probabilities.
-    """
-
-    name: str
-    modalities: tuple[str, ...]
-    tensors: dict[str, Tensor]
-    constant: Tensor | None = None
-
-
-Ensemble = tuple[Expert, ...]
-"""Experts whose probabilities are averaged."""
-
-
 class Module:
     """An addition to a strategy: loss terms and name-spaced state (see `modules/`)."""
 
@@ -181,6 +164,9 @@ class Strategy:
     Server step: w += sum_i p_i delta_i per scope (McMahan et al., 1602.05629, algorithm 1, with
     the weights of docs/method.md). Subclasses override what differs.
     """
+
+    exchanges = True
+    """Whether anything travels between clients and server."""
 
     def __init__(
         self,

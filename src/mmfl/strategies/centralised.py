@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mmfl.strategies.base import Client, Ensemble, Server
+from mmfl.models.ensemble import Ensemble
+from mmfl.strategies.base import Client, Server
 from mmfl.strategies.local import Local
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmfl.errors import UserError
-from mmfl.strategies.base import Client, Ensemble, Group, Server, Strategy, TensorInfo
+from mmfl.models.ensemble import Ensemble
+from mmfl.strategies.base import Client, Group, Server, Strategy, TensorInfo
 
 
 class LateFusion(Strategy):

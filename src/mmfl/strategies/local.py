@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmfl.strategies.base import Client, Ensemble, Group, Server, Strategy
+from mmfl.models.ensemble import Ensemble
+from mmfl.strategies.base import Client, Group, Server, Strategy
 
 
 class Local(Strategy):
     """Every tensor is the client's own; nothing is exchanged."""
+
+    exchanges = False
 
     def groups(self) -> tuple[Group, ...]:
         return (Group("own", lambda t: True, lambda t, c: c.id),)

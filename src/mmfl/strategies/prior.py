@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mmfl.strategies.base import Client, Ensemble, Expert, Server, Strategy
+from mmfl.models.ensemble import Ensemble, Expert
+from mmfl.strategies.base import Client, Server, Strategy
 
 
 class Prior(Strategy):
     """No client trains; `start` keeps the frequencies, found by the round loop's data."""
 
+    exchanges = False
     frequencies: Tensor | None = None
 
     def participants(self, clients: Sequence[Client]) -> list[Client]:
