@@ -1,0 +1,149 @@
+"""What an archive of images is: its bands, classes, metadata table and pixel reader.
+
+An archive is described by data (`Band`, `Modality`) and two functions of its own: where the
+metadata table comes from and where a band of a patch lies. Reading pixels is the same for all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import rasterio
+from rasterio.errors import RasterioError, RasterioIOError
+
+from mmfl.errors import UserError
+
+COLUMNS = ("pair", "s1", "s2", "split", "country", "month", "season", "tile", "labels")
+SPLITS = ("train", "validation", "test")
+SEASONS = {month: "DJF MAM JJA SON".split()[month % 12 // 3] for month in range(1, 13)}
+
+
+@dataclass(frozen=True)
+class Band:
+    """One band as it lies on disk.
+
+    `resolution` in metres, `size` in pixels of a side, `dtype` a numpy name, `mean` and `std` as
+    published for the archive, in the band's own unit (reflectance x 10,000; dB).
+    """
+
+    name: str
+    resolution: int
+    size: int
+    dtype: str
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A sensor and its bands, in the order in which they are stored and fed to a network."""
+
+    name: str
+    bands: tuple[Band, ...]
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """The bands' resolutions in metres, ascending, each once."""
+        return tuple(sorted({band.resolution for band in self.bands}))
+
+    def at(self, resolution: int) -> tuple[Band, ...]:
+        """The bands of one resolution, in order."""
+        return tuple(band for band in self.bands if band.resolution == resolution)
+
+    def band(self, name: str) -> Band:
+        """The band of this name; `UserError` names the known ones."""
+        for band in self.bands:
+            if band.name == name:
+                return band
+        known = ", ".join(band.name for band in self.bands)
+        raise UserError(f"band {name}: not in modality {self.name}, expected one of {known}")
+
+
+@dataclass(frozen=True)
+class Archive(ABC):
+    """An archive: facts as fields, and a reader of its metadata and pixels.
+
+    `task` is "multilabel"; `classes` are the names, a label is an index into them;
+    `metadata_files` are relative to the root, those that `metadata` may read.
+    """
+
+    name: str
+    task: str
+    classes: tuple[str, ...]
+    modalities: dict[str, Modality]
+    metadata_files: tuple[str, ...]
+
+    @abstractmethod
+    def metadata(
+        self, root: Path, *, snow: bool = False, cloud_or_shadow: bool = False
+    ) -> pd.DataFrame:
+        """One row per location and date, sorted by `pair`, with the columns `COLUMNS`.
+
+        `s1` and `s2` are the patch's name in the modality, or None where the archive lacks it;
+        `month` int 1-12; `season` DJF, MAM, JJA or SON; `tile` like T33UUP; `labels` sorted class
+        indices, int8 arrays. Patches with seasonal snow, cloud or shadow only when asked for.
+        Raises `UserError` for a missing or malformed table.
+        """
+
+    @abstractmethod
+    def band_path(self, root: Path, modality: str, patch: str, band: str) -> Path:
+        """The file of a band; `patch` is the modality's own name (column `s1` or `s2`)."""
+
+    def modality(self, name: str) -> Modality:
+        """The modality of this name; `UserError` names the known ones."""
+        if name not in self.modalities:
+            known = ", ".join(self.modalities)
+            raise UserError(f"modality {name}: not in archive {self.name}, expected one of {known}")
+        return self.modalities[name]
+
+    def read(self, root: Path, modality: str, patch: str, band: str) -> np.ndarray:
+        """Pixels of one band, (size, size), native dtype and values.
+
+        Raises `UserError`, naming file and band, when the file is missing, unreadable, cut short,
+        or of another size or type than the archive's.
+        """
+        return read_band(
+            self.band_path(root, modality, patch, band), self.modality(modality).band(band)
+        )
+
+
+def read_band(path: Path, band: Band) -> np.ndarray:
+    """Pixels of a single-band raster file, checked against `band`: (size, size), native dtype."""
+    try:
+        # EMPTY_DIR: a folder is not listed to find side-car files; they would not be read anyway
+        with (
+            rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
+            rasterio.open(path, driver="GTiff") as source,
+        ):
+            _check(path, band, source)
+            return source.read(1)
+    except RasterioIOError as error:
+        remedy = "fetch the archive again"
+        if not path.exists():
+            message = f"{path}: band {band.name} is missing, expected a GeoTIFF; {remedy}"
+        else:
+            message = (
+                f"{path}: band {band.name} cannot be read ({_one_line(error)}), "
+                f"expected a whole GeoTIFF; {remedy}"
+            )
+        raise UserError(message) from error
+    except RasterioError as error:
+        raise UserError(f"{path}: band {band.name}: {_one_line(error)}") from error
+
+
+def _check(path: Path, band: Band, source: rasterio.DatasetReader) -> None:
+    found = f"{source.count} x {source.height} x {source.width} {source.dtypes[0]}"
+    expected = f"1 x {band.size} x {band.size} {band.dtype}"
+    if found != expected:
+        raise UserError(
+            f"{path}: band {band.name} is {found}, expected {expected}; "
+            "is this another archive or version?"
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,231 @@
+"""BigEarthNet v2.0 (reBEN), Clasen et al., arXiv 2407.03653; CDLA-Permissive-1.0.
+
+480,038 patch pairs of 1200 m x 1200 m without seasonal snow, cloud or shadow, and 69,450 with;
+ten European countries, June 2017 to May 2018, 19 CORINE classes per patch (multi-label).
+
+Layout below the root:
+
+    BigEarthNet-S2/<product>/<patch_id>/<patch_id>_<band>.tif     uint16, reflectance x 10,000
+    BigEarthNet-S1/<scene>/<s1_name>/<s1_name>_<band>.tif         float32, dB
+    metadata.parquet                                              the clean patches
+    metadata_for_patches_with_snow_cloud_or_shadow.parquet        the others
+
+`product` is the patch_id without its last two parts (column and row on the tile's patch grid),
+`scene` the s1_name without its last three (tile, column, row). Sentinel-1 and Sentinel-2 names are
+joined by the table only: one pads column and row with zeros, the other does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mmfl.archives.base import COLUMNS, SEASONS, SPLITS, Archive, Band, Modality
+from mmfl.errors import UserError
+
+CLASSES = (
+    "Urban fabric",
+    "Industrial or commercial units",
+    "Arable land",
+    "Permanent crops",
+    "Pastures",
+    "Complex cultivation patterns",
+    "Land principally occupied by agriculture, with significant areas of natural vegetation",
+    "Agro-forestry areas",
+    "Broad-leaved forest",
+    "Coniferous forest",
+    "Mixed forest",
+    "Natural grassland and sparsely vegetated areas",
+    "Moors, heathland and sclerophyllous vegetation",
+    "Transitional woodland, shrub",
+    "Beaches, dunes, sands",
+    "Inland wetlands",
+    "Coastal wetlands",
+    "Inland waters",
+    "Marine waters",
+)
+
+# Statistics of v2.0's training split, per band: mean, standard deviation.
+S1 = Modality(
+    "s1",
+    (
+        Band("VV", 10, 120, "float32", -12.644, 5.133),
+        Band("VH", 10, 120, "float32", -19.353, 5.590),
+    ),
+)
+S2 = Modality(
+    "s2",
+    (
+        Band("B01", 60, 20, "uint16", 361.08, 575.07),
+        Band("B02", 10, 120, "uint16", 438.37, 607.03),
+        Band("B03", 10, 120, "uint16", 614.06, 603.30),
+        Band("B04", 10, 120, "uint16", 588.41, 684.57),
+        Band("B05", 20, 60, "uint16", 942.84, 738.43),
+        Band("B06", 20, 60, "uint16", 1769.93, 1100.46),
+        Band("B07", 20, 60, "uint16", 2049.55, 1275.81),
+        Band("B08", 10, 120, "uint16", 2193.29, 1369.37),
+        Band("B8A", 20, 60, "uint16", 2235.56, 1356.54),
+        Band("B09", 60, 20, "uint16", 2241.46, 1316.39),
+        Band("B11", 20, 60, "uint16", 1568.23, 1070.16),
+        Band("B12", 20, 60, "uint16", 997.73, 813.53),
+    ),
+)
+
+METADATA = "metadata.parquet"
+EXCLUDED = "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
+TABLE = (
+    "patch_id",
+    "labels",
+    "split",
+    "country",
+    "s1_name",
+    "contains_seasonal_snow",
+    "contains_cloud_or_shadow",
+)
+# S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57
+PATCH_ID = (
+    r"^S2[A-D]_MSIL2A_\d{4}(?P<month>\d{2})\d{2}T\d{6}_N\d{4}_R\d{3}"
+    r"_(?P<tile>T\d{2}[A-Z]{3})_\d{2}_\d{2}$"
+)
+FOLDERS = {"s1": ("BigEarthNet-S1", 3), "s2": ("BigEarthNet-S2", 2)}
+
+
+@dataclass(frozen=True)
+class BigEarthNetV2(Archive):
+    """Reader of the v2.0 layout, see the module's docstring."""
+
+    name: str = "bigearthnet-v2"
+    task: str = "multilabel"
+    classes: tuple[str, ...] = CLASSES
+    modalities: dict[str, Modality] = None  # type: ignore[assignment]
+    metadata_files: tuple[str, ...] = (METADATA, EXCLUDED)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modalities", {"s1": S1, "s2": S2})
+
+    def metadata(
+        self, root: Path, *, snow: bool = False, cloud_or_shadow: bool = False
+    ) -> pd.DataFrame:
+        """See `Archive.metadata`. The second table is opened only when it can contribute."""
+        files = [METADATA] + ([EXCLUDED] if snow or cloud_or_shadow else [])
+        table = pa.concat_tables([_read_table(Path(root) / file) for file in files])
+        keep = pa.array(np.ones(len(table), dtype=bool))
+        for wanted, column in (
+            (snow, "contains_seasonal_snow"),
+            (cloud_or_shadow, "contains_cloud_or_shadow"),
+        ):
+            if not wanted:
+                keep = pc.and_(keep, pc.invert(table[column]))
+        return _rows(table.filter(keep).sort_by("patch_id").combine_chunks(), Path(root))
+
+    def band_path(self, root: Path, modality: str, patch: str, band: str) -> Path:
+        """See `Archive.band_path`."""
+        self.modality(modality).band(band)
+        folder, parts = FOLDERS[modality]
+        parent = patch.rsplit("_", parts)[0]
+        return Path(root) / folder / parent / patch / f"{patch}_{band}.tif"
+
+
+def _read_table(path: Path) -> pa.Table:
+    """The table's known columns with one schema; `has_s2` (all True where it is absent)."""
+    if not path.is_file():
+        raise UserError(f"{path}: not found, expected the archive's metadata; run `mmfl download`")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(
+            f"{path}: not a parquet file ({str(error).splitlines()[0]}); fetch it again"
+        ) from error
+    missing = [column for column in TABLE if column not in table.column_names]
+    if missing:
+        raise UserError(
+            f"{path}: column {missing[0]} is missing, found {', '.join(table.column_names)}; "
+            "expected the metadata of BigEarthNet v2.0"
+        )
+    columns = [table[column] for column in TABLE]
+    if "has_s2" in table.column_names:
+        columns.append(table["has_s2"])
+    else:
+        columns.append(pa.chunked_array([np.ones(len(table), dtype=bool)]))
+    types = [pa.string(), pa.list_(pa.string()), *[pa.string()] * 3, *[pa.bool_()] * 3]
+    schema = pa.schema(list(zip((*TABLE, "has_s2"), types, strict=True)))
+    try:
+        return pa.table(
+            [column.cast(kind) for column, kind in zip(columns, types, strict=True)], schema=schema
+        )
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UserError(
+            f"{path}: a column has an unexpected type ({str(error).splitlines()[0]}); "
+            "expected the metadata of BigEarthNet v2.0"
+        ) from error
+
+
+def _rows(table: pa.Table, root: Path) -> pd.DataFrame:
+    """The rows as `Archive.metadata` promises them."""
+    where = root / METADATA
+    pair = table["patch_id"]
+    parts = pc.extract_regex(pair, pattern=PATCH_ID)
+    _refuse(where, "patch_id", pair, pc.is_null(parts), "a name like S2A_MSIL2A_..._T33UUP_26_57")
+    split = table["split"]
+    _refuse(where, "split", split, _outside(split, SPLITS), "train, validation or test")
+    month = pc.cast(pc.struct_field(parts, "month"), pa.int8()).to_numpy().astype(np.int64)
+    _refuse(where, "patch_id", pair, pa.array((month < 1) | (month > 12)), "a month of 01 to 12")
+    s1 = table["s1_name"]
+    s1 = pc.if_else(pc.equal(s1, ""), None, s1)
+    s2 = pc.if_else(table["has_s2"], pair, pa.scalar(None, pa.string()))
+    seasons = np.array([None, *(SEASONS[m] for m in range(1, 13))], dtype=object)
+    columns = {
+        "pair": _objects(pair),
+        "s1": _objects(s1),
+        "s2": _objects(s2),
+        "split": _objects(split),
+        "country": _objects(table["country"]),
+        "month": month,
+        "season": seasons[month],
+        "tile": _objects(pc.struct_field(parts, "tile")),
+        "labels": _labels(table["labels"], where),
+    }
+    return pd.DataFrame({column: columns[column] for column in COLUMNS})
+
+
+def _labels(column: pa.ChunkedArray, where: Path) -> np.ndarray:
+    """Lists of class names as an object array of sorted int8 indices."""
+    lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    names = lists.flatten()
+    index = pc.index_in(names, value_set=pa.array(CLASSES))
+    _refuse(where, "labels", names, pc.is_null(index), "one of the 19 classes")
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    row = np.repeat(np.arange(len(counts)), counts)
+    index = index.to_numpy()
+    flat = index[np.lexsort((index, row))].astype(np.int8)
+    ends = np.cumsum(counts)
+    result = np.empty(len(counts), dtype=object)
+    result[:] = [flat[a:b] for a, b in zip((ends - counts).tolist(), ends.tolist(), strict=True)]
+    return result
+
+
+def _outside(column: pa.ChunkedArray, values: tuple[str, ...]) -> pa.ChunkedArray:
+    return pc.invert(pc.is_in(column, value_set=pa.array(values)))
+
+
+def _refuse(where: Path, column: str, values: pa.Array, bad: pa.Array, expected: str) -> None:
+    if pc.any(bad).as_py():
+        found = values.filter(bad)[0].as_py()
+        raise UserError(
+            f"{where}: {column} {found!r} is not {expected}; is this BigEarthNet v2.0's metadata?"
+        )
+
+
+def _objects(column: pa.ChunkedArray) -> np.ndarray:
+    """Strings as a numpy object array, None for null."""
+    return (
+        column.to_numpy(zero_copy_only=False)
+        if isinstance(column, pa.Array)
+        else (column.combine_chunks().to_numpy(zero_copy_only=False))
+    )
