@@ -1,0 +1,158 @@
+"""Evaluate: a trained run and the test patches in, scores out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mmfl.clients.manifest import content_hash, read_manifest
+from mmfl.errors import UserError
+from mmfl.evaluation.protocol import COLUMNS, Bench, client_rows, own_rows, union_rows
+from mmfl.federation import checkpoint
+from mmfl.federation.data import Data, Normaliser, Statistics
+from mmfl.federation.loop import shown_policy, standardised
+from mmfl.federation.setup import build_network, build_strategy, choose_device
+from mmfl.files import atomic
+from mmfl.params import Params, RunSpec, find_entry, resolve, runs
+from mmfl.strategies.base import POLICIES, Server, Strategy
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    params: Params,
+    archive: str,
+    method: str,
+    variant: str,
+    *,
+    patches: Path,
+    manifest: Path,
+    trained: Path,
+    out: Path,
+    device: str = "auto",
+) -> None:
+    """Score every seed of a method. `trained` and `out` are the folders runs/ and scores/."""
+    torch.set_num_threads(1)
+    own = resolve(params, find_entry(params, method, variant))
+    frame = read_manifest(manifest)
+    data = Data(patches, frame, own.train.bands, own.train.size)
+    data.preload()
+    for spec in runs(params, archive):
+        if (spec.method, spec.variant) == (method, variant):
+            described = json.loads((trained / spec.path / "run.json").read_text())
+            if described["partition_sha256"] != content_hash(frame):
+                raise UserError(
+                    f"{trained / spec.path}: trained on another partition than {manifest}; "
+                    "run train again"
+                )
+            evaluate_one(spec, own, data, described, trained, out, choose_device(device))
+
+
+def evaluate_one(
+    spec: RunSpec,
+    params: Params,
+    data: Data,
+    described: dict,
+    trained: Path,
+    out: Path,
+    device: torch.device,
+) -> None:
+    """Score one seed: union test set under both shared policies, own patches under all three."""
+    name = "model" if params.evaluate.round == "last" else "best"
+    server, _ = checkpoint.read(trained / spec.path / f"{name}.safetensors")
+    network = build_network(spec.method, params, len(data.classes)).to(device)
+    strategy = build_strategy(spec.method, params, network, data)
+    normaliser = Normaliser(_statistics(described), data)
+    bench = Bench(
+        network,
+        data.pairs,
+        data.labels,
+        data.present,
+        data.classes,
+        standardised(data, normaliser, device),
+        params.evaluate.batch,
+        params.evaluate.threshold,
+    )
+    test = data.splits.get("test", np.empty(0, np.int64))
+    if not len(test):
+        raise UserError(
+            f"{spec.path}: the partition has no test location, expected at least one; "
+            "check partition.countries and partition.months"
+        )
+    validation = data.splits.get("validation", np.empty(0, np.int64))
+    shown = shown_policy(params)
+    rows = []
+    fused = np.empty(0)
+    for policy in _policies(strategy, shown):
+        ensembles = strategy.evaluation_view(server, data.clients, policy)
+        found, probabilities = union_rows(
+            bench, ensembles, policy, test, validation, params.evaluate.rates,
+            detailed=policy == shown,
+        )  # fmt: skip
+        rows += found
+        if policy == shown:
+            fused = probabilities
+    if spec.method == "local":
+        alone = strategy.evaluation_view(server, data.clients, shown)
+        experts = [expert for ensemble in alone for expert in ensemble]
+        rows += client_rows(bench, experts, test, shown)
+    rows += own_rows(bench, _own_experts(strategy, server, data), _own_test(data))
+    for q in data.bands:
+        lonely = normaliser.without_client(q, test[data.present[q][test]])
+        if lonely:
+            log.info("%s: %d test patches of %s have no client in their group", spec.path, lonely, q)
+            rows.append({"kind": "pooled_statistics", "modalities": q, "patches": lonely})
+    _write(out / spec.path, rows, test, data, fused)
+
+
+def _policies(strategy: Strategy, shown: str) -> list[str]:
+    """The policies that differ on the union test set; none do where nothing is exchanged."""
+    return [shown] if not strategy.exchanges else ["modality", "average"]
+
+
+def _own_experts(strategy: Strategy, server: Server, data: Data) -> dict:
+    if not strategy.exchanges:
+        return {}
+    return {
+        policy: {c.id: strategy.expert(server, c, policy) for c in data.clients}
+        for policy in POLICIES
+    }
+
+
+def _own_test(data: Data) -> dict[str, np.ndarray]:
+    found: dict[str, list[np.ndarray]] = {}
+    for held in data.held.values():
+        for client, part in held[held["split"] == "test"].groupby("client"):
+            found.setdefault(str(client), []).append(part["location"].to_numpy())
+    return {client: np.unique(np.concatenate(parts)) for client, parts in found.items()}
+
+
+def _statistics(described: dict) -> Statistics:
+    return {
+        q: {owner: (np.array(mean), np.array(std)) for owner, (mean, std) in entries.items()}
+        for q, entries in described["statistics"].items()
+    }
+
+
+def _write(
+    folder: Path, rows: list[dict], test: np.ndarray, data: Data, probabilities: np.ndarray
+) -> None:
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    for column in ("rate", "patches", "classes"):
+        frame[column] = frame[column].astype("Int64")
+    with atomic(folder / "scores.csv") as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+    predictions = pd.DataFrame(
+        {
+            "pair": data.pairs[test],
+            "labels": [np.flatnonzero(row).astype(np.int8) for row in data.labels[test]],
+            "probabilities": list(probabilities),
+        }
+    )
+    with atomic(folder / "predictions.parquet") as temporary:
+        predictions.to_parquet(temporary, index=False)
