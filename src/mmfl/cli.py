@@ -1,0 +1,226 @@
+"""The commands: one per step, and a few helpers. Torch is imported only where it is needed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmfl.errors import UserError
+from mmfl.params import Params, clients_name, load, step_values
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+PARAMS = Annotated[Path, typer.Option("--params", help="parameter file")]
+ARCHIVE = Annotated[str, typer.Option("--archive", help="one of the archives in the parameters")]
+METHOD = Annotated[str, typer.Option("--method", help="a method in train.methods, e.g. mf+fw")]
+VARIANT = Annotated[str, typer.Option("--variant", help="default, or a variant's digest")]
+DEVICE = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
+FRESH = Annotated[bool, typer.Option("--fresh", help="recompute what is in the cache")]
+
+DEFAULT = Path("params.yaml")
+
+
+def _load(path: Path, archive: str) -> Params:
+    params = load(path)
+    if archive not in params.archives:
+        known = ", ".join(params.archives)
+        raise UserError(f"--archive: found {archive}, expected one of archives in {path}: {known}")
+    return params
+
+
+@app.command()
+def simulate(params: PARAMS = DEFAULT, fresh: FRESH = False) -> None:
+    """Write the simulated archive and its manifest into the cache."""
+    from mmfl.steps import simulate as step
+
+    step.run(_load(params, "simulated"), fresh=fresh)
+
+
+@app.command()
+def download(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
+    """Fetch and verify an archive's files (or register a local copy)."""
+    from mmfl.steps import download as step
+    from mmfl.steps.simulate import manifest_path
+
+    chosen = _load(params, archive)
+    local = chosen.download.local.get(archive)
+    simulated = archive == "simulated"
+    step.run(
+        archive,
+        manifest=manifest_path(chosen) if simulated else Path("data/manifests", f"{archive}.yaml"),
+        local=Path(local).expanduser() if local else None,
+        store=_cache("download"),
+        out=Path("data/raw", archive),
+    )
+
+
+@app.command()
+def split(archive: ARCHIVE, params: PARAMS = DEFAULT, workers: int = 1, fresh: FRESH = False) -> None:
+    """Encode an archive's patches into shards, each modality alone."""
+    from mmfl import code
+    from mmfl.cache import Unit
+    from mmfl.files import digest, file_sha256
+    from mmfl.steps import split as step
+
+    chosen = _load(params, archive)
+    raw = Path("data/raw", archive)
+    key = {
+        "archive": archive,
+        "values": step_values(chosen, "split", archive),
+        "code": code.digest("split"),
+        "files": file_sha256(_existing(raw / "files.csv", "download")),
+    }
+    unit = Unit("split", digest(key))
+    if fresh:
+        unit.clear()
+    step.run(
+        archive,
+        root=Path(json.loads((raw / "root.json").read_text())["root"]),
+        out=Path("data/patches", archive),
+        store=unit.work,
+        shard_size=chosen.split.shard_size,
+        snow=chosen.split.snow,
+        cloud_or_shadow=chosen.split.cloud_or_shadow,
+        workers=workers,
+    )
+
+
+@app.command()
+def partition(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
+    """Decide which client holds which patches in which modality."""
+    from mmfl.steps import partition as step
+
+    chosen = _load(params, archive)
+    p = chosen.partition
+    step.run(
+        patches=_existing(Path("data/patches", archive), "split"),
+        out=_manifest(chosen, archive),
+        scenario=p.scenario,
+        assignment=p.assignment,
+        clients=p.clients,
+        seed=p.seed,
+        countries=p.countries,
+        months=p.months,
+    )
+
+
+@app.command()
+def train(
+    archive: ARCHIVE,
+    method: METHOD,
+    variant: VARIANT = "default",
+    params: PARAMS = DEFAULT,
+    device: DEVICE = "auto",
+    fresh: FRESH = False,
+) -> None:
+    """Train every seed of a method; resumes at the last finished round."""
+    from mmfl.steps import train as step
+
+    chosen = _load(params, archive)
+    step.run(
+        chosen,
+        archive,
+        method,
+        variant,
+        patches=_existing(Path("data/patches", archive), "split"),
+        manifest=_existing(_manifest(chosen, archive), "partition"),
+        out=Path("runs"),
+        measured=Path("measured"),
+        device=device,
+        fresh=fresh,
+    )
+
+
+@app.command()
+def evaluate(
+    archive: ARCHIVE,
+    method: METHOD,
+    variant: VARIANT = "default",
+    params: PARAMS = DEFAULT,
+    device: DEVICE = "auto",
+) -> None:
+    """Score every seed of a method: modality subsets, missing rates, classes, clients."""
+    from mmfl.steps import evaluate as step
+
+    chosen = _load(params, archive)
+    step.run(
+        chosen,
+        archive,
+        method,
+        variant,
+        patches=_existing(Path("data/patches", archive), "split"),
+        manifest=_existing(_manifest(chosen, archive), "partition"),
+        trained=_existing(Path("runs"), "train"),
+        out=Path("scores"),
+        device=device,
+    )
+
+
+@app.command()
+def report(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
+    """Write tables, figures and metrics of an archive."""
+    from mmfl.steps import report as step
+
+    step.run(_load(params, archive), archive)
+
+
+@app.command()
+def page(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
+    """Write the HTML page of an archive (not versioned: it shows measured seconds too)."""
+    from mmfl.steps import report as step
+
+    step.run_page(_load(params, archive), archive, params)
+
+
+@app.command()
+def headline(params: PARAMS = DEFAULT) -> None:
+    """Print where the pages are and the headline tables."""
+    from mmfl.steps import report as step
+
+    chosen = load(params)
+    for archive in chosen.archives:
+        typer.echo(step.headline(Path("results", archive, clients_name(chosen))))
+        typer.echo(f"\nThe page: {Path('page', archive + '.html').resolve().as_uri()}")
+
+
+@app.command()
+def schema(out: Path = Path("workflow/schemas/params.json")) -> None:
+    """Export the JSON schema of the parameter file."""
+    from mmfl.files import write_json
+
+    write_json(out, Params.model_json_schema())
+
+
+def _manifest(params: Params, archive: str) -> Path:
+    return Path("data/clients", archive, clients_name(params) + ".parquet")
+
+
+def _existing(path: Path, step: str) -> Path:
+    if not path.exists():
+        raise UserError(f"{path}: not found, expected the output of the step; run mmfl {step} first")
+    return path
+
+
+def _cache(step: str) -> Path:
+    from mmfl.cache import root
+
+    return root() / step
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except UserError as error:
+        print(f"mmfl: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
