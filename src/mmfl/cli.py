@@ -77,12 +77,12 @@ def split(archive: ARCHIVE, params: PARAMS = DEFAULT, workers: int = 1, fresh: F
     }
     unit = Unit("split", digest(key))
     if fresh:
-        unit.clear()
+        unit.discard()
     step.run(
         archive,
         root=Path(json.loads((raw / "root.json").read_text())["root"]),
         out=Path("data/patches", archive),
-        store=unit.work,
+        store=unit.folder,
         shard_size=chosen.split.shard_size,
         snow=chosen.split.snow,
         cloud_or_shadow=chosen.split.cloud_or_shadow,

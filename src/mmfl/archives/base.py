@@ -19,7 +19,7 @@ from mmfl.errors import UserError
 
 COLUMNS = ("pair", "s1", "s2", "split", "country", "month", "season", "tile", "labels")
 SPLITS = ("train", "validation", "test")
-SEASONS = {month: "DJF MAM JJA SON".split()[month % 12 // 3] for month in range(1, 13)}
+SEASONS = {month: ["DJF", "MAM", "JJA", "SON"][month % 12 // 3] for month in range(1, 13)}
 
 
 @dataclass(frozen=True)

@@ -179,19 +179,21 @@ def _rows(table: pa.Table, root: Path) -> pd.DataFrame:
     s1 = table["s1_name"]
     s1 = pc.if_else(pc.equal(s1, ""), None, s1)
     s2 = pc.if_else(table["has_s2"], pair, pa.scalar(None, pa.string()))
-    seasons = np.array([None, *(SEASONS[m] for m in range(1, 13))], dtype=object)
-    columns = {
-        "pair": _objects(pair),
-        "s1": _objects(s1),
-        "s2": _objects(s2),
-        "split": _objects(split),
-        "country": _objects(table["country"]),
-        "month": month,
-        "season": seasons[month],
-        "tile": _objects(pc.struct_field(parts, "tile")),
-        "labels": _labels(table["labels"], where),
-    }
-    return pd.DataFrame({column: columns[column] for column in COLUMNS})
+    strings = pa.table(
+        {
+            "pair": pair,
+            "split": split,
+            "country": table["country"],
+            "tile": pc.struct_field(parts, "tile"),
+        }
+    )
+    rows = strings.to_pandas()
+    rows["s1"] = _objects(s1)
+    rows["s2"] = _objects(s2)
+    rows["month"] = month
+    rows["season"] = rows["month"].map(SEASONS)
+    rows["labels"] = _labels(table["labels"], where)
+    return rows[list(COLUMNS)]
 
 
 def _labels(column: pa.ChunkedArray, where: Path) -> np.ndarray:
@@ -222,10 +224,6 @@ def _refuse(where: Path, column: str, values: pa.Array, bad: pa.Array, expected:
         )
 
 
-def _objects(column: pa.ChunkedArray) -> np.ndarray:
-    """Strings as a numpy object array, None for null."""
-    return (
-        column.to_numpy(zero_copy_only=False)
-        if isinstance(column, pa.Array)
-        else (column.combine_chunks().to_numpy(zero_copy_only=False))
-    )
+def _objects(column: pa.ChunkedArray) -> pd.Series:
+    """Strings as Python objects: None for null whatever the version of pandas."""
+    return pd.Series(column.to_pylist(), dtype=object)

@@ -22,17 +22,17 @@ def unit(params: Params) -> Unit:
 
 def manifest_path(params: Params) -> Path:
     """Where `run` leaves the manifest."""
-    return unit(params).results / "manifest.yaml"
+    return unit(params).path / "manifest.yaml"
 
 
 def run(params: Params, *, fresh: bool = False) -> None:
     """Write the archive where it is not in the cache yet."""
     entry = unit(params)
     if fresh:
-        entry.clear()
+        entry.discard()
     if not entry.done:
         s = params.simulate
         generate(
-            entry.results, pairs=s.pairs, seed=s.seed, countries=s.countries, unpaired=s.unpaired
+            entry.folder, pairs=s.pairs, seed=s.seed, countries=s.countries, unpaired=s.unpaired
         )
         entry.complete()

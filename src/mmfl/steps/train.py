@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import resource
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,8 @@ from mmfl.models.flops import training_flops
 from mmfl.models.network import initialise
 from mmfl.params import Params, RunSpec, find_entry, resolve, runs, train_values
 
+WORK = ".work"  # checkpoints of a run in progress, within its cache unit
+MEASURED = ".measured.json"
 log = logging.getLogger(__name__)
 ROUND_COLUMNS = (
     "round", "client", "modality", "samples", "steps", "loss", "loss_mim",
@@ -63,7 +66,7 @@ def run(
         key = {"spec": [archive, method, spec.seed], "values": values, "code": code.digest("train")}
         unit = Unit("train", digest(key | {"inputs": inputs}))
         if fresh:
-            unit.clear()
+            unit.discard()
         if unit.done:
             log.info("%s: finished before, taken from %s", spec.path, unit.folder)
         else:
@@ -95,22 +98,22 @@ def train_one(
         )
     fed = Federation(
         network, strategy, data, Normaliser(statistics, data), params, spec.seed, device,
-        lambda modalities: flops[modalities], unit.work, f"{spec.label} seed {spec.seed}",
+        lambda modalities: flops[modalities], unit.folder / WORK, f"{spec.label} seed {spec.seed}",
     )  # fmt: skip
     begun, started = time.perf_counter(), datetime.now(UTC)
     server, rows = federate(fed, initial)
     seconds = time.perf_counter() - begun
 
-    out = unit.results
+    out = unit.folder
     checkpoint.save(out / "model.safetensors", server, {})
-    best = unit.work / "best.safetensors"
+    best = unit.folder / WORK / "best.safetensors"
     best_server = checkpoint.read(best)[0] if best.exists() else server
     checkpoint.save(out / "best.safetensors", best_server, {})
     write_text(out / "rounds.csv", rounds_csv(rows))
     write_json(out / "run.json", describe(spec, params, data, rows, flops, statistics, inputs, initial))
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     write_json(
-        unit.folder / "measured.json",
+        unit.folder / MEASURED,
         {
             "seconds": seconds,
             "seconds_per_round": seconds / max(params.train.rounds, 1),
@@ -120,6 +123,7 @@ def train_one(
         },
     )
     unit.complete()
+    shutil.rmtree(unit.folder / WORK, ignore_errors=True)
 
 
 def describe(
@@ -179,6 +183,6 @@ def patches_digest(patches: Path) -> str:
 
 
 def _publish_measured(unit: Unit, target: Path) -> None:
-    source = unit.folder / "measured.json"
+    source = unit.folder / MEASURED
     if source.exists():
         write_json(target, json.loads(source.read_text()))
