@@ -144,7 +144,6 @@ def describe(
         "clients": spec.clients,
         "method": spec.method,
         "variant": spec.variant,
-        "label": spec.label,
         "seed": spec.seed,
         "parameters": params.model_dump(mode="json", include={"train", "model", "whitening", "mim"}),
         "flops_per_sample": float(np.mean(list(flops.values()))) if flops else 0.0,
