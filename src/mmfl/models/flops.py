@@ -1,0 +1,70 @@
+"""Floating point operations of local training, by torch's counter.
+
+The counter takes Cholesky factors and triangular solves for free; their formulas are added here
+(Golub and Van Loan, Matrix Computations: n^3/3, and n^2 per right-hand side).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmfl.models.network import Network
+
+
+def _cholesky(shape: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    batch, n = _batch(shape[:-2]), shape[-1]
+    return batch * n**3 // 3
+
+
+def _solve(a: Any, b: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return _batch(b[:-2]) * b[-2] ** 2 * b[-1]
+
+
+def _eigh(shape: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return _batch(shape[:-2]) * 9 * shape[-1] ** 3
+
+
+def _batch(shape: Any) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+FORMULAS = {
+    torch.ops.aten.linalg_cholesky_ex: _cholesky,
+    torch.ops.aten.linalg_solve_triangular: _solve,
+    torch.ops.aten._linalg_eigh: _eigh,
+}
+
+
+def training_flops(
+    network: Network, modalities: tuple[str, ...], size: int, *, projected: bool, batch: int = 8
+) -> float:
+    """FLOPs of one training step (forward and backward) per sample of a client.
+
+    The network's running statistics are left as they were.
+    """
+    device = next(network.parameters()).device
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    network.train()
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        features = {}
+        for q in modalities:
+            first = network.backbones[q].stem[0]
+            x = torch.randn(
+                batch, first.in_channels, size, size, generator=torch.Generator().manual_seed(0)
+            )
+            features[q] = network.features(q, x.to(device))
+        total = network.classify(features).square().mean()
+        if len(features) > 1:
+            total = total + sum(network.classify({q: z}).square().mean() for q, z in features.items())
+        if projected:
+            total = total + sum(network.project(q, z).square().mean() for q, z in features.items())
+        total.backward()
+    network.zero_grad(set_to_none=True)
+    network.load_state_dict(before)
+    return counter.get_total_flops() / batch

@@ -1,0 +1,24 @@
+"""Fusing the modalities that are there. Pure functions over modality -> (N, D) or (N, P)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def mean(values: dict[str, Tensor]) -> Tensor:
+    """Mean over the available modalities."""
+    return torch.stack([values[q] for q in sorted(values)]).mean(dim=0)
+
+
+def concat(values: dict[str, Tensor], modalities: tuple[str, ...]) -> Tensor:
+    """(N, D * |Q|) in the order of `modalities`; a missing one is zero."""
+    blank = torch.zeros_like(next(iter(values.values())))
+    return torch.cat([values.get(q, blank) for q in modalities], dim=1)
+
+
+def probability(logits: dict[str, Tensor]) -> Tensor:
+    """Logit of the mean of the modalities' probabilities, stable for large logits."""
+    stack = torch.stack([logits[q] for q in sorted(logits)])
+    return F.logsigmoid(stack).logsumexp(0) - F.logsigmoid(-stack).logsumexp(0)

@@ -1,0 +1,143 @@
+"""FW, feature whitening: batch whitening in place of batch normalisation.
+
+    BW(x) = gamma * W_B (x - mu_B) + beta,   W_B^T W_B = Sigma_eps^-1,
+    Sigma_eps = (1 - eps) Sigma_B + eps s I
+
+(Roy et al., "Unsupervised Domain Adaptation using Feature-Whitening and Consensus Loss", CVPR
+2019). Channels are whitened in groups of g; Sigma is biased, over N * H * W.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmfl.errors import UserError
+
+FLOOR = 1e-6
+
+
+def moments(x: Tensor, group: int, stride: int = 1) -> tuple[Tensor, Tensor]:
+    """Mean (C,) and biased covariance (C/g, g, g) of x (N, C, H, W), at every stride-th pixel."""
+    if stride > 1:
+        x = x[:, :, ::stride, ::stride]
+    channels = x.shape[1]
+    flat = x.transpose(0, 1).reshape(channels // group, group, -1)
+    mean = flat.mean(dim=2, keepdim=True)
+    centred = flat - mean
+    return mean.reshape(channels), centred @ centred.transpose(1, 2) / flat.shape[2]
+
+
+def shrink(
+    covariance: Tensor, epsilon: float, shrinkage: Literal["relative", "absolute"]
+) -> Tensor:
+    """(1 - eps) Sigma + eps s I for Sigma (G, g, g); s = tr(Sigma)/g (floored) or 1."""
+    size = covariance.shape[-1]
+    eye = torch.eye(size, dtype=covariance.dtype, device=covariance.device)
+    if shrinkage == "absolute":
+        return (1 - epsilon) * covariance + epsilon * eye
+    trace = covariance.diagonal(dim1=-2, dim2=-1).mean(dim=-1).clamp_min(FLOOR)
+    return (1 - epsilon) * covariance + epsilon * trace[..., None, None] * eye
+
+
+def whitening_matrix(
+    shrunk: Tensor, method: Literal["cholesky", "zca"] = "cholesky"
+) -> tuple[Tensor, int]:
+    """W (G, g, g) with W Sigma W^T = I for shrunk Sigma (G, g, g), and the number of fallbacks.
+
+    cholesky: W = L^-1. Where the factorisation fails the diagonal is raised by 1 %, 10 %, 100 %
+    of the mean variance; the groups concerned are counted.
+    """
+    eye = torch.eye(shrunk.shape[-1], dtype=shrunk.dtype, device=shrunk.device)
+    if method == "zca":
+        values, vectors = torch.linalg.eigh(shrunk)
+        scale = values.clamp_min(FLOOR * 1e-3).rsqrt()
+        return vectors * scale[..., None, :] @ vectors.transpose(-1, -2), 0
+    factor, info = torch.linalg.cholesky_ex(shrunk)
+    fallbacks = int((info != 0).sum())
+    for more in (0.01, 0.1, 1.0):
+        if not info.any():
+            break
+        failed = (info != 0).to(shrunk.dtype)
+        trace = shrunk.detach().diagonal(dim1=-2, dim2=-1).abs().mean(dim=-1).clamp_min(FLOOR)
+        factor, info = torch.linalg.cholesky_ex(shrunk + (failed * more * trace)[..., None, None] * eye)
+    return torch.linalg.solve_triangular(factor, eye.expand_as(shrunk), upper=False), fallbacks
+
+
+class BatchWhitening2d(nn.Module):
+    """Drop-in for `nn.BatchNorm2d`: (N, C, H, W) -> the same shape, whitened within groups.
+
+    `running_mean` (C,) and `running_cov` (C/g, g, g) are kept un-shrunk, from 0 and I.
+    `fallbacks` counts groups whose covariance could not be factorised as it was.
+
+    Raises:
+        UserError: g does not divide C.
+    """
+
+    running_mean: Tensor
+    running_cov: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        group: int = 4,
+        epsilon: float = 1e-3,
+        shrinkage: Literal["relative", "absolute"] = "relative",
+        momentum: float = 0.1,
+        stride: int = 1,
+        method: Literal["cholesky", "zca"] = "cholesky",
+    ) -> None:
+        super().__init__()
+        if channels % group:
+            raise UserError(
+                f"whitening.group: found {group}, expected a divisor of {channels} channels"
+            )
+        self.group = group
+        self.epsilon = epsilon
+        self.shrinkage: Literal["relative", "absolute"] = shrinkage
+        self.momentum = momentum
+        self.stride = stride
+        self.method: Literal["cholesky", "zca"] = method
+        self.fallbacks = 0
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        eye = torch.eye(group).repeat(channels // group, 1, 1)
+        self.register_buffer("running_cov", eye)
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x if x.dtype == torch.float64 else x.float()
+            if self.training:
+                mean, covariance = moments(wide, self.group, self.stride)
+                self._track(mean, covariance)
+            else:
+                mean, covariance = self.running_mean, self.running_cov
+            matrix, fallbacks = whitening_matrix(
+                shrink(covariance, self.epsilon, self.shrinkage), self.method
+            )
+            self.fallbacks += fallbacks
+            # gamma W (x - mu) + beta as one grouped 1x1 convolution
+            channels = x.shape[1]
+            kernel = matrix.reshape(channels, self.group) * self.weight[:, None].to(wide.dtype)
+            offset = (kernel.reshape(-1, self.group, self.group) @ mean.reshape(-1, self.group, 1)).reshape(-1)
+            out = F.conv2d(
+                wide, kernel[:, :, None, None], self.bias.to(wide.dtype) - offset,
+                groups=channels // self.group,
+            )  # fmt: skip
+        return out.to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, covariance: Tensor) -> None:
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_cov.lerp_(covariance.to(self.running_cov.dtype), self.momentum)
+        self.num_batches_tracked += 1
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, group={self.group}, epsilon={self.epsilon}, {self.shrinkage}"
