@@ -103,9 +103,9 @@ def _stages(
 
 @backbone("compact")
 def compact(bands: int, width: int, norm: Norm) -> Backbone:
-    """Stem of 3x3 at full resolution, three stages of one basic block, widths w, 2w, 4w."""
+    """Stem of 3x3 with stride 2, three stages of one basic block, widths w, 2w, 4w."""
     stem = nn.Sequential(
-        nn.Conv2d(bands, width, 3, 1, 1, bias=False), norm(width, "stem"), nn.ReLU()
+        nn.Conv2d(bands, width, 3, 2, 1, bias=False), norm(width, "stem"), nn.ReLU()
     )
     stages, features = _stages(Basic, width, [width, 2 * width, 4 * width], [1, 1, 1], norm)
     return Backbone(stem, stages, features)
