@@ -1,0 +1,50 @@
+"""The files that each step writes: one list for the rules, the DVC stages and their tests."""
+
+from __future__ import annotations
+
+from mmfl.params import Params, clients_name, entry, variant
+
+MODALITIES = ("s1", "s2")  # every archive is encoded in these, each apart
+RUN_FILES = ("model.safetensors", "best.safetensors", "run.json", "rounds.csv")
+SCORE_FILES = ("scores.csv", "predictions.parquet")
+TABLES = ("comparison", "ablation", "missing", "policies", "cost")
+FIGURES: tuple[str, ...] = ()
+RUN = "{archive}/{clients}/{method}/{variant}"
+
+
+def outputs(step: str, params: Params) -> list[str]:
+    """Path templates of a step's outputs; fields: archive, clients, method, variant.
+
+    A shard's name is not listed, as their number is known only after the step: the index and
+    `modality.json`, written last, stand for the folder.
+    """
+    seeds = params.train.seeds
+    if step == "download":
+        return ["data/raw/{archive}/files.csv", "data/raw/{archive}/root.json"]
+    if step == "split":
+        names = [f"{q}/{file}" for q in MODALITIES for file in ("index.parquet", "modality.json")]
+        names += ["labels/index.parquet", "labels/classes.json"]
+        return [f"data/patches/{{archive}}/{name}" for name in names]
+    if step == "partition":
+        return [f"data/clients/{{archive}}/{{clients}}.{end}" for end in ("parquet", "json")]
+    if step == "train":
+        return [f"runs/{RUN}/seed-{seed}/{file}" for seed in seeds for file in RUN_FILES]
+    if step == "evaluate":
+        return [f"scores/{RUN}/seed-{seed}/{file}" for seed in seeds for file in SCORE_FILES]
+    if step == "report":
+        names = [f"tables/{table}.{end}" for table in TABLES for end in ("csv", "md", "tex")]
+        names += [f"figures/{figure}.{end}" for figure in FIGURES for end in ("svg", "csv")]
+        return [f"results/{{archive}}/{{clients}}/{name}" for name in [*names, "metrics.json"]]
+    raise ValueError(f"unknown step {step}")
+
+
+def every(step: str, params: Params, archive: str) -> list[str]:
+    """The outputs of a step for one archive and all methods of the parameters, each once."""
+    fields = {"archive": archive, "clients": clients_name(params)}
+    return list(
+        dict.fromkeys(
+            path.format(method=item.method, variant=variant(item), **fields)
+            for item in map(entry, params.train.methods)
+            for path in outputs(step, params)
+        )
+    )

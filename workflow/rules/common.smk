@@ -1,0 +1,107 @@
+"""Parameters, paths and resources that the rules share. Loaded before them."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+SOURCE = Path(workflow.basedir, "src")
+sys.path.insert(0, str(SOURCE))
+
+from mmfl import code
+from mmfl.errors import UserError
+from mmfl.params import clients_name, load, step_values
+from mmfl.workflow import every, outputs
+
+
+def stop(message):
+    """End with one line and exit status 2 before anything runs."""
+    print(f"mmfl: {message}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
+def parameter_file():
+    """The parameter file: the last `--configfile`, else params.yaml."""
+    if workflow.config_settings.config:
+        keys = ", ".join(workflow.config_settings.config)
+        stop(f"--config: found {keys}; parameters come from a file, use --configfile FILE")
+    return str((workflow.configfiles or ["params.yaml"])[-1])
+
+
+def checked(path):
+    """The validated parameters; a fault ends the run before it begins."""
+    try:
+        return load(path)
+    except UserError as error:
+        stop(error)
+
+
+def prepend(variable, folder):
+    """Put a folder first in a search path that every rule inherits."""
+    rest = [item for item in os.environ.get(variable, "").split(os.pathsep) if item]
+    if str(folder) not in rest:
+        os.environ[variable] = os.pathsep.join([str(folder), *rest])
+
+
+# The project's package and the interpreter that runs Snakemake reach every rule. In a conda
+# environment its own interpreter comes first, and PYTHONPATH still adds the package.
+prepend("PYTHONPATH", SOURCE)
+prepend("PATH", Path(sys.executable).parent)
+
+PARAMS_FILE = parameter_file()
+PARAMS = checked(PARAMS_FILE)
+MMFL = "python -m mmfl.cli {rule} --params " + shlex.quote(PARAMS_FILE)
+CPU = "../envs/cpu.yaml"
+TRAINING = f"../envs/{os.environ.get('MMFL_ENV', 'cpu')}.yaml"  # MMFL_ENV=cuda: with GPUs
+
+
+def values_of(step):
+    """Parameter function: the values that change the result of a step, and no others."""
+
+    def values(wildcards):
+        return step_values(
+            PARAMS,
+            step,
+            wildcards.get("archive", "simulated"),
+            wildcards.get("method"),
+            wildcards.get("variant", "default"),
+        )
+
+    return values
+
+
+def all_of(step):
+    """Input function: every file that a step writes for an archive."""
+
+    def files(wildcards):
+        return every(step, PARAMS, wildcards.archive)
+
+    return files
+
+
+def indices(wildcards):
+    """Which location has which patch and labels; no shard is among them."""
+    return [path for path in every("split", PARAMS, wildcards.archive) if path.endswith(".parquet")]
+
+
+def clients_table(wildcards):
+    """Who holds what."""
+    return every("partition", PARAMS, wildcards.archive)[0]
+
+
+def memory(megabytes):
+    """Resource function: a job that was killed asks for more in its next attempt."""
+
+    def mem_mb(wildcards, attempt):
+        return megabytes * attempt
+
+    return mem_mb
+
+
+def minutes(number):
+    """Resource function: the same for time."""
+
+    def runtime(wildcards, attempt):
+        return number * attempt
+
+    return runtime

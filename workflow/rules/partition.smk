@@ -1,0 +1,25 @@
+"""Decide which client holds which patches in which modality; no shard is opened."""
+
+
+rule partition:
+    input:
+        indices,
+    output:
+        outputs("partition", PARAMS),
+    params:
+        values=values_of("partition"),
+        code=code.digest("partition"),
+    log:
+        "logs/partition/{archive}/{clients}.log",
+    benchmark:
+        "logs/partition/{archive}/{clients}.tsv"
+    conda:
+        CPU
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(30),
+    message:
+        "Partition {wildcards.archive} into {wildcards.clients}"
+    shell:
+        MMFL + " --archive {wildcards.archive} > {log} 2>&1"

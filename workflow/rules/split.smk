@@ -1,0 +1,25 @@
+"""Encode the patches of an archive into shards; afterwards each modality stands alone."""
+
+
+rule split:
+    input:
+        all_of("download"),
+    output:
+        outputs("split", PARAMS),
+    params:
+        values=values_of("split"),
+        code=code.digest("split"),
+    log:
+        "logs/split/{archive}.log",
+    benchmark:
+        "logs/split/{archive}.tsv"
+    conda:
+        CPU
+    threads: 8
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(480),
+    message:
+        "Encode {wildcards.archive}"
+    shell:
+        MMFL + " --archive {wildcards.archive} --workers {threads} > {log} 2>&1"

@@ -1,0 +1,109 @@
+"""Write dvc.yaml: one stage per step, with the modules that the step imports as dependencies.
+
+    python workflow/scripts/dvc_yaml.py [--check]
+
+Run it after a change of imports; `--check` only says whether dvc.yaml is up to date (exit 1).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "src"))
+
+from mmfl import code  # noqa: E402
+from mmfl.workflow import MODALITIES  # noqa: E402
+
+HEAD = """\
+# Written by workflow/scripts/dvc_yaml.py from the imports of src/mmfl/steps; do not edit.
+# A stage calls Snakemake, which owns jobs, resources and environments; DVC owns the versions.
+"""
+CLIENTS = "${partition.scenario}-${partition.assignment}-p${partition.seed}"
+RAW = "data/raw/${item}"
+PATCHES = "data/patches/${item}"
+HELD = f"data/clients/${{item}}/{CLIENTS}"
+PLACE = f"${{item}}/{CLIENTS}"
+TRAIN_IN_EVALUATE = ["train." + key for key in ("seeds", "size", "bands", "normalisation", "statistics")]
+
+
+def stage(step: str, deps: list[str], params: list[str], outs: list[Any], **more: Any) -> dict:
+    """One stage, repeated for each archive in params.yaml."""
+    steps = ["simulate", step] if step == "download" else [step]
+    modules = sorted({f"src/{name}" for item in steps for name in code.modules(item)})
+    body = {
+        "cmd": f"python workflow/scripts/stage.py {step} ${{item}}",
+        "deps": [*deps, *modules],
+        "params": params,
+        "outs": outs,
+        **more,
+    }
+    return {"foreach": "${archives}", "do": body}
+
+
+def stages() -> dict[str, dict]:
+    """The six stages."""
+    indices = [f"{PATCHES}/{name}/index.parquet" for name in (*MODALITIES, "labels")]
+    results = f"results/{PLACE}"
+    return {
+        "download": stage(
+            "download",
+            ["data/manifests"],
+            ["simulate", "download"],
+            [f"{RAW}/files.csv", f"{RAW}/root.json"],
+        ),
+        "split": stage(
+            "split",
+            [f"{RAW}/files.csv", f"{RAW}/root.json"],
+            ["split"],
+            [f"{PATCHES}/{name}" for name in (*MODALITIES, "labels")],
+        ),
+        "partition": stage(
+            "partition", indices, ["partition"], [f"{HELD}.parquet", f"{HELD}.json"]
+        ),
+        "train": stage(
+            "train",
+            [PATCHES, f"{HELD}.parquet"],
+            ["train", "model", "whitening", "mim"],
+            [f"runs/{PLACE}"],
+        ),
+        "evaluate": stage(
+            "evaluate",
+            [PATCHES, f"{HELD}.parquet", f"runs/{PLACE}"],
+            ["evaluate", *TRAIN_IN_EVALUATE],
+            [f"scores/{PLACE}"],
+        ),
+        "report": stage(
+            "report",
+            [f"{HELD}.parquet", f"{HELD}.json", f"runs/{PLACE}", f"scores/{PLACE}"],
+            ["report", "train.methods", "train.seeds"],
+            [{f"{results}/tables": {"cache": False}}, f"{results}/figures"],
+            metrics=[{f"{results}/metrics.json": {"cache": False}}],
+        ),
+    }
+
+
+def text() -> str:
+    """The whole file."""
+    return HEAD + yaml.safe_dump({"stages": stages()}, sort_keys=False, width=120)
+
+
+def main() -> int:
+    """Write the file, or check it."""
+    target = ROOT / "dvc.yaml"
+    wanted = text()
+    if target.is_file() and target.read_text(encoding="utf-8") == wanted:
+        return 0
+    if "--check" in sys.argv[1:]:
+        print("dvc.yaml: out of date; run python workflow/scripts/dvc_yaml.py", file=sys.stderr)
+        return 1
+    target.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

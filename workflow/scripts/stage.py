@@ -1,0 +1,61 @@
+"""Run one step of the pipeline for one archive: what every DVC stage calls.
+
+    python workflow/scripts/stage.py <step> <archive>
+    python workflow/scripts/stage.py page all           # no DVC stage: pages are not versioned
+
+DVC decided that the stage must run. Snakemake then may use the rules of this step only, so a
+missing input is an error and never a silent rebuild of another stage's outputs; file times do not
+count, as DVC writes files in any order. Cores: MMFL_CORES, else all. SNAKEMAKE_PROFILE sends the
+jobs to a cluster. MMFL_PARAMS names another parameter file than params.yaml (not for DVC).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "src"))
+
+from mmfl.errors import UserError  # noqa: E402
+from mmfl.params import load  # noqa: E402
+from mmfl.workflow import every  # noqa: E402
+
+HELPERS = {"download": ["simulate"]}
+TRIGGERS = ["params", "code", "input", "software-env"]
+
+
+def command(step: str, archive: str) -> list[str]:
+    """The Snakemake command line of a stage."""
+    path = os.environ.get("MMFL_PARAMS", "params.yaml")
+    params = load(path)
+    if step == "page":
+        targets = [f"page/{name}.html" for name in params.archives]
+    else:
+        targets = every(step, params, archive)
+    rules = [*HELPERS.get(step, []), step]
+    triggers = [*TRIGGERS, "mtime"] if step == "page" else TRIGGERS
+    line = [sys.executable, "-m", "snakemake", "--configfile", path]
+    if not os.environ.get("SNAKEMAKE_PROFILE"):
+        line += ["--cores", os.environ.get("MMFL_CORES") or str(len(os.sched_getaffinity(0)))]
+    line += ["--quiet", "reason", "--rerun-triggers", *triggers, "--allowed-rules", *rules]
+    return [*line, "--", *targets]
+
+
+def main() -> int:
+    """Run the stage; Snakemake's exit status is ours."""
+    if len(sys.argv) != 3:
+        print("usage: python workflow/scripts/stage.py <step> <archive>", file=sys.stderr)
+        return 2
+    try:
+        line = command(*sys.argv[1:])
+    except (UserError, ValueError) as error:
+        print(f"mmfl: {error}", file=sys.stderr)
+        return 2
+    return subprocess.run(line, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

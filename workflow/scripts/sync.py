@@ -1,0 +1,105 @@
+"""After a clone or a checkout: outputs from DVC, finished work back in the cache, both tools agree.
+
+    python workflow/scripts/sync.py
+
+1. `dvc pull` where a default remote is set, else `dvc checkout`;
+2. runs and shards go back into `.cache` under their keys, so that a later run builds on them;
+3. `snakemake --touch`: DVC writes files in any order, so their times say nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "src"))
+
+from mmfl import code, files  # noqa: E402
+from mmfl.cache import Unit  # noqa: E402
+from mmfl.params import Params, clients_name, find_entry, load, runs, step_values  # noqa: E402
+from mmfl.params import train_values as values_of_training  # noqa: E402
+from mmfl.workflow import MODALITIES, RUN_FILES  # noqa: E402
+
+
+def fetch() -> int:
+    """Outputs of the current commit, as far as they are at hand."""
+    dvc = [sys.executable, "-m", "dvc"]
+    remote = subprocess.run(
+        [*dvc, "config", "core.remote"], capture_output=True, text=True, check=False
+    )
+    verb = "pull" if remote.stdout.strip() else "checkout"
+    return subprocess.run([*dvc, verb, "--force"], check=False).returncode
+
+
+def split_unit(params: Params, archive: str) -> Unit:
+    """The cache entry of an encoded archive, as `mmfl split` names it."""
+    key = {
+        "archive": archive,
+        "values": step_values(params, "split", archive),
+        "code": code.digest("split"),
+        "files": files.file_sha256(Path("data/raw", archive, "files.csv")),
+    }
+    return Unit("split", files.digest(key))
+
+
+def restore_split(params: Params, archive: str) -> bool:
+    """Put the shards of an archive back; True if any had to be."""
+    source = Path("data/patches", archive)
+    if not Path("data/raw", archive, "files.csv").exists():
+        return False
+    unit = split_unit(params, archive)
+    missing = [q for q in MODALITIES if (source / q).is_dir() and not (unit.path / q).exists()]
+    for modality in missing:
+        files.materialise(source / modality, unit.folder / modality)
+    return bool(missing)
+
+
+def restore_runs(params: Params, archive: str) -> int:
+    """Put trained runs back; how many."""
+    from mmfl.clients.manifest import content_hash, read_manifest
+    from mmfl.steps.train import patches_digest
+
+    manifest = Path("data/clients", archive, clients_name(params) + ".parquet")
+    patches = Path("data/patches", archive)
+    if not (manifest.exists() and patches.is_dir()):
+        return 0
+    inputs = {
+        "partition": content_hash(read_manifest(manifest)),
+        "patches": patches_digest(patches),
+    }
+    count = 0
+    for spec in runs(params, archive):
+        find_entry(params, spec.method, spec.variant)
+        values: dict[str, Any] = values_of_training(params, spec.method, spec.variant)
+        values["train"].pop("seeds")
+        key = {
+            "spec": [archive, spec.method, spec.seed],
+            "values": values,
+            "code": code.digest("train"),
+            "inputs": inputs,
+        }
+        unit = Unit("train", files.digest(key))
+        count += not unit.done and unit.restore(Path("runs") / spec.path, list(RUN_FILES))
+    return count
+
+
+def main() -> int:
+    """Fetch, restore, touch."""
+    params = load("params.yaml")
+    status = fetch()
+    if status:
+        return status
+    for archive in params.archives:
+        shards, trained = restore_split(params, archive), restore_runs(params, archive)
+        print(f"{archive}: {trained} runs{' and the shards' if shards else ''} put back in the cache")
+    touch = [sys.executable, "-m", "snakemake", "--touch", "--cores", "1", "--quiet", "all"]
+    environment = os.environ | {"SNAKEMAKE_PROFILE": ""}
+    return subprocess.run(touch, env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
