@@ -1,8 +1,9 @@
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from mmfl.evaluation.statistics import holm, interval, paired
+from mmfl.evaluation.statistics import differences, holm, interval, paired, summarise
 
 
 def test_interval_by_hand():
@@ -49,3 +50,21 @@ def test_faults():
         paired([1.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="finite"):
         interval([])
+
+
+def test_summaries_and_differences_of_a_frame():
+    rows = [
+        ("mf", 1, 0.5), ("mf", 2, 0.6), ("mf", 3, 0.55),
+        ("a", 1, 0.6), ("a", 2, 0.72), ("a", 3, 0.64),
+        ("b", 1, 0.5), ("b", 2, np.nan), ("c", 9, 0.1),
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["run", "seed", "value"]).assign(metric="ap", rate=np.nan)
+    found = summarise(frame, ["run", "metric", "rate"]).set_index("run")
+    assert found.loc["mf", "mean"] == pytest.approx(0.55) and found.loc["mf", "n"] == 3
+    assert np.isnan(found.loc["b", "sd"]) and found.loc["b", "n"] == 1
+
+    delta = differences(frame, ["metric", "rate"], "run", "mf", ["metric"]).set_index("run")
+    assert list(delta.index) == ["a", "b"]  # c shares no seed with the baseline
+    assert delta.loc["a", "diff"] == pytest.approx((0.1 + 0.12 + 0.09) / 3)
+    assert delta.loc["a", "p_holm"] == pytest.approx(delta.loc["a", "p"])  # b has no p-value
+    assert np.isnan(delta.loc["b", "p"]) and np.isnan(delta.loc["b", "p_holm"])

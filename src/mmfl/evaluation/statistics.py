@@ -6,10 +6,12 @@ choice of hyper-parameters. With one seed there is no interval, and none is inve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
@@ -82,3 +84,59 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
         return [None for _ in ps]
     adjusted = iter(multipletests(known, method="holm")[1])
     return [None if p is None else float(next(adjusted)) for p in ps]
+
+
+def summarise(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """A row per group of equal `by` (empty cells are a value of their own), in order of appearance.
+
+    Args:
+        frame: a row per seed, with the column `value`; empty values are left out.
+
+    Returns:
+        `by`, mean, sd, low, high, n (see `Estimate`).
+    """
+    rows = []
+    for key, group in _groups(frame.dropna(subset=["value"]), by):
+        found = interval(group["value"].to_numpy())
+        rows.append((*key, found.mean, found.sd, found.low, found.high, found.n))
+    return pd.DataFrame(rows, columns=[*by, "mean", "sd", "low", "high", "n"])
+
+
+def differences(
+    frame: pd.DataFrame, by: Sequence[str], entity: str, baseline: str, family: Sequence[str]
+) -> pd.DataFrame:
+    """Paired differences to one value of the column `entity`, over the seeds that both have.
+
+    Args:
+        frame: a row per seed, with the columns seed and value.
+        by: what is held equal in a comparison.
+        family: columns within which p-values are corrected together (Holm).
+
+    Returns:
+        `by`, `entity`, diff, diff_sd, diff_low, diff_high, diff_n, p, p_holm; no row for the
+        baseline itself, nor where there is no common seed.
+    """
+    rows = []
+    for key, group in _groups(frame.dropna(subset=["value"]), by):
+        values = {
+            name: part.set_index("seed")["value"]
+            for name, part in group.groupby(entity, sort=False)
+        }
+        for name, own in values.items():
+            seeds = own.index.intersection(values[baseline].index) if baseline in values else []
+            if name == baseline or not len(seeds):
+                continue
+            found = paired(own[seeds].to_numpy(), values[baseline][seeds].to_numpy())
+            rows.append((*key, name, found.mean, found.sd, found.low, found.high, found.n, found.p))
+    columns = [*by, entity, "diff", "diff_sd", "diff_low", "diff_high", "diff_n", "p"]
+    result = pd.DataFrame(rows, columns=columns).assign(p_holm=np.nan)
+    for _, group in _groups(result, family):
+        known = [None if pd.isna(p) else float(p) for p in group["p"]]
+        result.loc[group.index, "p_holm"] = np.array(holm(known), np.float64)
+    return result
+
+
+def _groups(
+    frame: pd.DataFrame, by: Sequence[str]
+) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    yield from frame.groupby(list(by), sort=False, dropna=False)
