@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmfl import code
-from mmfl.archives.simulated import generate
 from mmfl.cache import Unit
 from mmfl.files import digest
 from mmfl.params import Params, step_values
@@ -31,6 +30,8 @@ def run(params: Params, *, fresh: bool = False) -> None:
     if fresh:
         entry.discard()
     if not entry.done:
+        from mmfl.archives.simulated import generate
+
         s = params.simulate
         generate(
             entry.folder, pairs=s.pairs, seed=s.seed, countries=s.countries, unpaired=s.unpaired
