@@ -1,0 +1,1 @@
+"""Tables, figures and the page. Imports no other package: steps hand over plain frames."""

@@ -1,0 +1,214 @@
+"""Numbers of the tables: from tidy estimates to one frame per table, as it stands in the csv.
+
+Inputs, all made by `steps/report.py`:
+    runs: a row per method and variant, in order: run (its key), label, method, variant, policy
+        (the statistics policy that is shown), normalisation, seeds.
+    estimates: run, kind, policy, modalities, removed, rate, client, class, metric; mean, sd, low,
+        high, n (95 % interval over seeds); patches, classes.
+    deltas: the same keys; diff, diff_sd, diff_low, diff_high, diff_n, p, p_holm to the baseline.
+Scores are fractions in [0, 1]; a table that prints percent converts when it is laid out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+METRICS = ("ap_macro", "f1_micro", "f1_weighted", "f1_macro", "ap_micro")
+ESTIMATE = ("mean", "sd", "low", "high")
+DELTA = ("diff", "diff_sd", "diff_low", "diff_high", "p", "p_holm")
+HEAD = ("run", "label", "method", "variant", "seeds")
+POLICIES = ("modality", "average", "local")
+
+
+def shown(frame: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows under the policy that each run shows (or under none)."""
+    policy = frame["run"].map(runs.set_index("run")["policy"])
+    return frame[frame["policy"].isna() | (frame["policy"] == policy)]
+
+
+def full(modalities: pd.Series) -> str | None:
+    """The subset with the most modalities, e.g. `s1+s2`."""
+    names = modalities.dropna().unique()
+    return max(names, key=lambda name: name.count("+")) if len(names) else None
+
+
+def comparison(runs: pd.DataFrame, estimates: pd.DataFrame, deltas: pd.DataFrame) -> pd.DataFrame:
+    """A row per run: every metric on all modalities, its difference to the baseline.
+
+    For `local`, also mean, least and greatest ap_macro of single clients per modality
+    (`client_<modality>_mean`, `_min`, `_max`).
+    """
+    frame = _head(runs).assign(policy=runs["policy"].to_numpy())
+    own, delta = shown(_subset(estimates), runs), shown(_subset(deltas), runs)
+    every = full(own["modalities"])
+    own, delta = own[own["modalities"] == every], delta[delta["modalities"] == every]
+    frame = _join(frame, own, "", ("patches", "classes"))
+    frame["modalities"] = every
+    for metric in METRICS:
+        frame = _join(frame, own[own["metric"] == metric], f"{metric}_", ESTIMATE)
+        frame = _join(frame, delta[delta["metric"] == metric], f"{metric}_", DELTA)
+    single = estimates[(estimates["kind"] == "client") & (estimates["metric"] == "ap_macro")]
+    for modality, part in single.groupby("modalities"):
+        grouped = part.groupby("run")["mean"].agg(["mean", "min", "max"])
+        frame = frame.merge(
+            grouped.add_prefix(f"client_{modality}_"), left_on="run", right_index=True, how="left"
+        )
+    return frame
+
+
+def ablation(
+    runs: pd.DataFrame, estimates: pd.DataFrame, deltas: pd.DataFrame, baseline: str
+) -> pd.DataFrame:
+    """The baseline, it with modules, and it with inputs standardised per client.
+
+    Every row under both shared statistics policies, so that a module and a policy are not taken
+    for one another.
+    """
+    modules = runs["method"].str.startswith(f"{baseline}+") & (runs["variant"] == "default")
+    itself = (runs["method"] == baseline) & (runs["variant"] == "default")
+    rival = (runs["method"] == baseline) & (runs["normalisation"] == "client") & ~itself
+    chosen = runs[itself | modules | rival]
+    frame = _head(chosen)
+    frame["normalisation"] = chosen["normalisation"].to_numpy()
+    own, delta = _subset(estimates), _subset(deltas)
+    every = full(own["modalities"])
+    own, delta = own[own["modalities"] == every], delta[delta["modalities"] == every]
+    for policy in POLICIES[:2]:
+        for metric in ("ap_macro", "f1_micro"):
+            name = f"{policy}_{metric}_"
+            mine = own[(own["policy"] == policy) & (own["metric"] == metric)]
+            theirs = delta[(delta["policy"] == policy) & (delta["metric"] == metric)]
+            frame = _join(frame, mine, name, ESTIMATE)
+            frame = _join(frame, theirs, name, DELTA)
+    return frame
+
+
+def missing(runs: pd.DataFrame, estimates: pd.DataFrame, deltas: pd.DataFrame) -> pd.DataFrame:
+    """Long: a row per run, question and metric. Questions: subsets, rates, incomplete locations."""
+    keys = ["run", "kind", "modalities", "removed", "rate", "metric"]
+    own = shown(estimates[estimates["kind"].isin(["subset", "missing", "incomplete"])], runs)
+    delta = shown(deltas, runs)
+    frame = own[[*keys, *ESTIMATE, "n", "patches", "classes"]].merge(
+        delta[[*keys, *DELTA]], on=keys, how="left"
+    )
+    frame = frame.merge(_head(runs)[["run", "label"]], on="run")
+    order = {run: place for place, run in enumerate(runs["run"])}
+    kinds = {"subset": 0, "missing": 1, "incomplete": 2}
+    frame["_run"], frame["_kind"] = frame["run"].map(order), frame["kind"].map(kinds)
+    frame["_width"] = -frame["modalities"].fillna("").str.count(r"\+")
+    sort = ["_run", "_kind", "_width", "modalities", "removed", "rate", "metric"]
+    frame = frame.sort_values(sort, kind="stable").drop(columns=["_run", "_kind", "_width"])
+    return frame[["label", *keys, *ESTIMATE, "n", "patches", "classes", *DELTA]].reset_index(
+        drop=True
+    )
+
+
+def policies(
+    runs: pd.DataFrame, estimates: pd.DataFrame, own: pd.DataFrame, paired: pd.DataFrame
+) -> pd.DataFrame:
+    """Each trained model under each statistics policy, macro average precision.
+
+    Args:
+        own: run, kind ("union" or "own"), policy, and an estimate: on the union test set, and on
+            the clients' own test patches (mean over clients).
+        paired: run, kind, policy; difference of this policy to `modality` within a run.
+    """
+    frame = _head(runs)
+    for kind in ("union", "own"):
+        for policy in POLICIES:
+            mine = own[(own["kind"] == kind) & (own["policy"] == policy)]
+            theirs = paired[(paired["kind"] == kind) & (paired["policy"] == policy)]
+            if len(mine):
+                frame = _join(frame, mine, f"{kind}_{policy}_", ESTIMATE)
+            if len(theirs):
+                frame = _join(frame, theirs, f"{kind}_{policy}_", DELTA)
+    tested = [c for c in frame if c.startswith("own_")]
+    return frame.dropna(subset=tested, how="all").reset_index(drop=True) if tested else frame[:0]
+
+
+def cost(
+    runs: pd.DataFrame, described: dict[str, list[dict]], rounds: pd.DataFrame, target: float | None
+) -> pd.DataFrame:
+    """What a run costs: operations, traffic, parameters, rounds. No seconds.
+
+    Args:
+        described: run -> run.json of its seeds.
+        rounds: run, seed, round, client, bytes_up, bytes_down, val_map.
+        target: validation score that counts as reached.
+    """
+    rows = []
+    for run in runs["run"]:
+        items = described[run]
+        row = {
+            "run": run,
+            "parameters": items[0]["parameters_count"],
+            "rounds": items[0]["rounds"],
+            "flops_per_sample": _mean([item["flops_per_sample"] for item in items]),
+            "flops": _mean([item.get("flops") for item in items]),
+            "bytes_up": _mean([item["bytes_up"] for item in items]),
+            "bytes_down": _mean([item["bytes_down"] for item in items]),
+            "target": target,
+        }
+        rows.append(row | _reached(rounds[rounds["run"] == run], target))
+    frame = _head(runs).merge(pd.DataFrame(rows), on="run")
+    taking_part = rounds[rounds["client"] != "server"].groupby("run")["client"].nunique()
+    frame["clients"] = frame["run"].map(taking_part).astype("Int64")
+    return frame
+
+
+def metrics(compared: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Means of the comparison, nested for DVC: run -> metric -> mean."""
+    return {
+        row["run"]: {m: row[f"{m}_mean"] for m in METRICS if pd.notna(row[f"{m}_mean"])}
+        for _, row in compared.iterrows()
+    }
+
+
+def target_score(rounds: pd.DataFrame, baseline: str, share: float = 0.9) -> float | None:
+    """A share of the baseline's mean validation score after its last round; None without one."""
+    own = rounds[(rounds["run"] == baseline) & (rounds["client"] == "server")]
+    last = own.dropna(subset=["val_map"]).groupby("seed")["val_map"].last()
+    return float(share * last.mean()) if len(last) else None
+
+
+def _reached(rounds: pd.DataFrame, target: float | None) -> dict[str, float | None]:
+    """Median first round that reaches the target, seeds that do, and bytes exchanged until then."""
+    firsts, traffic = [], []
+    for _, part in rounds.groupby("seed") if target is not None else ():
+        server = part[(part["client"] == "server") & (part["val_map"] >= target)]
+        if len(server):
+            first = int(server["round"].min())
+            until = part[part["round"] <= first]
+            firsts.append(first)
+            traffic.append(
+                float((until["bytes_up"].fillna(0) + until["bytes_down"].fillna(0)).sum())
+            )
+    median = float(pd.Series(firsts).median()) if firsts else None
+    return {
+        "rounds_to_target": median,
+        "seeds_to_target": len(firsts),
+        "bytes_to_target": _mean(traffic),
+    }
+
+
+def _head(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[list(HEAD)].reset_index(drop=True)
+
+
+def _subset(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["kind"] == "subset"]
+
+
+def _join(
+    frame: pd.DataFrame, values: pd.DataFrame, prefix: str, columns: Sequence[str]
+) -> pd.DataFrame:
+    """Add `columns` of a frame with one row per run (of several the first) under a prefix."""
+    once = values.drop_duplicates("run").set_index("run")[list(columns)]
+    return frame.merge(once.add_prefix(prefix), left_on="run", right_index=True, how="left")
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
