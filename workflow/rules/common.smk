@@ -1,7 +1,6 @@
 """Parameters, paths and resources that the rules share. Loaded before them."""
 
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -24,7 +23,9 @@ def parameter_file():
     """The parameter file: the last `--configfile`, else params.yaml."""
     if workflow.config_settings.config:
         keys = ", ".join(workflow.config_settings.config)
-        stop(f"--config: found {keys}; parameters come from a file, use --configfile FILE")
+        stop(
+            f"--config: found {keys}; parameters come from a file, use --configfile FILE"
+        )
     return str((workflow.configfiles or ["params.yaml"])[-1])
 
 
@@ -50,9 +51,12 @@ prepend("PATH", Path(sys.executable).parent)
 
 PARAMS_FILE = parameter_file()
 PARAMS = checked(PARAMS_FILE)
-MMFL = "python -m mmfl.cli {rule} --params " + shlex.quote(PARAMS_FILE)
+os.environ.update(MMFL_PARAMS=PARAMS_FILE)
+SIMULATED = "data/raw/simulated/.ready"  # the simulated archive is in the cache
 CPU = "../envs/cpu.yaml"
-TRAINING = f"../envs/{os.environ.get('MMFL_ENV', 'cpu')}.yaml"  # MMFL_ENV=cuda: with GPUs
+TRAINING = (
+    f"../envs/{os.environ.get('MMFL_ENV', 'cpu')}.yaml"  # MMFL_ENV=cuda: with GPUs
+)
 
 
 def values_of(step):
@@ -81,12 +85,44 @@ def all_of(step):
 
 def indices(wildcards):
     """Which location has which patch and labels; no shard is among them."""
-    return [path for path in every("split", PARAMS, wildcards.archive) if path.endswith(".parquet")]
+    return [
+        path
+        for path in every("split", PARAMS, wildcards.archive)
+        if path.endswith(".parquet")
+    ]
 
 
 def clients_table(wildcards):
     """Who holds what."""
     return every("partition", PARAMS, wildcards.archive)[0]
+
+
+def source(wildcards):
+    """What a download starts from: the published manifest, or the simulated archive."""
+    if wildcards.archive == "simulated":
+        return SIMULATED
+    return f"data/manifests/{wildcards.archive}.yaml"
+
+
+def download_code(wildcards):
+    """The code of the simulated archive decides its files too."""
+    steps = (
+        ["download", "simulate"] if wildcards.archive == "simulated" else ["download"]
+    )
+    return [code.digest(step) for step in steps]
+
+
+def described(path):
+    """A results file as Snakemake's own report shows it: with caption and category."""
+    stem, kind = Path(path).stem, Path(path).parent.name
+    if Path(path).suffix not in (".csv", ".svg") or kind not in ("tables", "figures"):
+        return path
+    if kind == "figures" and Path(path).suffix == ".csv":
+        return path
+    caption = f"../report/{kind}.rst"
+    return report(
+        path, caption=caption, category=kind.capitalize(), labels={"name": stem}
+    )
 
 
 def memory(megabytes):

@@ -8,9 +8,6 @@ rule evaluate:
         runs=outputs("train", PARAMS),
     output:
         outputs("evaluate", PARAMS),
-    params:
-        values=values_of("evaluate"),
-        code=code.digest("evaluate"),
     log:
         "logs/evaluate/{archive}/{clients}/{method}/{variant}.log",
     benchmark:
@@ -21,9 +18,12 @@ rule evaluate:
     resources:
         mem_mb=memory(2000),
         runtime=minutes(60),
+    params:
+        values=values_of("evaluate"),
+        code=code.digest("evaluate"),
     message:
         "Evaluate {wildcards.method} ({wildcards.variant}) on {wildcards.archive}"
     shell:
-        MMFL
-        + " --archive {wildcards.archive} --method {wildcards.method}"
-        + " --variant {wildcards.variant} > {log} 2>&1"
+        'python -m mmfl.cli evaluate --params "$MMFL_PARAMS"'
+        " --archive {wildcards.archive} --method {wildcards.method}"
+        " --variant {wildcards.variant} > {log} 2>&1"

@@ -6,9 +6,6 @@ rule partition:
         indices,
     output:
         outputs("partition", PARAMS),
-    params:
-        values=values_of("partition"),
-        code=code.digest("partition"),
     log:
         "logs/partition/{archive}/{clients}.log",
     benchmark:
@@ -19,7 +16,11 @@ rule partition:
     resources:
         mem_mb=memory(2000),
         runtime=minutes(30),
+    params:
+        values=values_of("partition"),
+        code=code.digest("partition"),
     message:
         "Partition {wildcards.archive} into {wildcards.clients}"
     shell:
-        MMFL + " --archive {wildcards.archive} > {log} 2>&1"
+        'python -m mmfl.cli partition --params "$MMFL_PARAMS"'
+        " --archive {wildcards.archive} > {log} 2>&1"

@@ -6,9 +6,6 @@ rule split:
         all_of("download"),
     output:
         outputs("split", PARAMS),
-    params:
-        values=values_of("split"),
-        code=code.digest("split"),
     log:
         "logs/split/{archive}.log",
     benchmark:
@@ -19,7 +16,11 @@ rule split:
     resources:
         mem_mb=memory(4000),
         runtime=minutes(480),
+    params:
+        values=values_of("split"),
+        code=code.digest("split"),
     message:
         "Encode {wildcards.archive}"
     shell:
-        MMFL + " --archive {wildcards.archive} --workers {threads} > {log} 2>&1"
+        'python -m mmfl.cli split --params "$MMFL_PARAMS"'
+        " --archive {wildcards.archive} --workers {threads} > {log} 2>&1"

@@ -7,9 +7,6 @@ rule train:
         clients=clients_table,
     output:
         outputs("train", PARAMS),
-    params:
-        values=values_of("train"),
-        code=code.digest("train"),
     log:
         "logs/train/{archive}/{clients}/{method}/{variant}.log",
     benchmark:
@@ -20,9 +17,12 @@ rule train:
     resources:
         mem_mb=memory(2000),
         runtime=minutes(240),
+    params:
+        values=values_of("train"),
+        code=code.digest("train"),
     message:
         "Train {wildcards.method} ({wildcards.variant}) on {wildcards.archive}"
     shell:
-        MMFL
-        + " --archive {wildcards.archive} --method {wildcards.method}"
-        + " --variant {wildcards.variant} > {log} 2>&1"
+        'python -m mmfl.cli train --params "$MMFL_PARAMS"'
+        " --archive {wildcards.archive} --method {wildcards.method}"
+        " --variant {wildcards.variant} > {log} 2>&1"

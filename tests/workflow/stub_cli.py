@@ -1,0 +1,47 @@
+"""Stands for `mmfl` in tests of the workflow: writes each file that a step declares, at once."""
+
+import argparse
+from pathlib import Path
+
+from mmfl.params import clients_name, load, step_values
+from mmfl.workflow import outputs
+
+FLAGS = ("--params", "--archive", "--method", "--variant", "--workers")
+
+
+def main() -> None:
+    """Write the outputs of one step, with the values that decide them as content."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("step")
+    for flag in FLAGS:
+        parser.add_argument(flag)
+    given = parser.parse_args()
+    with Path("calls.txt").open("a", encoding="utf-8") as calls:
+        calls.write(f"{given.step} {given.archive} {given.method} {given.params}\n")
+    if given.step == "simulate":
+        return
+    params = load(given.params)
+    if given.step == "page":
+        paths, step = ["page/{archive}.html"], "report"
+    else:
+        paths, step = outputs(given.step, params), given.step
+    values = step_values(params, step, given.archive, given.method, given.variant or "default")
+    for template in paths:
+        path = Path(
+            template.format(
+                archive=given.archive,
+                clients=clients_name(params),
+                method=given.method,
+                variant=given.variant,
+            )
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{path} {values}", encoding="utf-8")
+    if step == "report" and given.step == "report":
+        figures = Path("results", given.archive, clients_name(params), "figures")
+        figures.mkdir(parents=True, exist_ok=True)
+        (figures / "stub.svg").write_text("<svg/>", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
