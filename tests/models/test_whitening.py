@@ -1,0 +1,108 @@
+"""Whitening against torch's batch norm, NumPy and automatic differentiation's checker."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmfl.errors import UserError
+from mmfl.models.whitening import BatchWhitening2d, moments, shrink, whitening_matrix
+
+
+def draw(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def correlated(n=6, channels=8, size=5):
+    x = draw(n, channels, size, size)
+    mix = draw(channels, channels, seed=1)
+    return torch.einsum("dc,nchw->ndhw", mix, x) + 3
+
+
+def test_group_of_one_is_batch_norm():
+    """g = 1, absolute: (1-eps) v + eps = (1-eps)(v + eps'), eps' = eps/(1-eps), so the normalised
+    input is batch norm's (biased variance in both in training mode) divided by sqrt(1-eps)."""
+    eps, x = 1e-2, correlated()
+    bw = BatchWhitening2d(8, group=1, epsilon=eps, shrinkage="absolute").double()
+    bn = nn.BatchNorm2d(8, eps=eps / (1 - eps)).double()
+    torch.testing.assert_close(bw(x), bn(x) / (1 - eps) ** 0.5, rtol=1e-10, atol=1e-12)
+
+
+def test_moments_are_numpys():
+    x = correlated()
+    flat = x.transpose(0, 1).reshape(8, -1).numpy()
+    mean, covariance = moments(x, 4)
+    np.testing.assert_allclose(mean, flat.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(covariance[1], np.cov(flat[4:], bias=True), rtol=1e-10)
+    strided = x[:, :, ::2, ::2].transpose(0, 1).reshape(8, -1).numpy()
+    np.testing.assert_allclose(moments(x, 4, 2)[1][0], np.cov(strided[:4], bias=True), rtol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["cholesky", "zca"])
+@pytest.mark.parametrize("shrinkage", ["relative", "absolute"])
+def test_matrix_whitens(method, shrinkage):
+    shrunk = shrink(moments(correlated(), 4)[1], 1e-3, shrinkage)
+    matrix, fallbacks = whitening_matrix(shrunk, method)
+    eye = torch.eye(4, dtype=torch.float64).expand(2, 4, 4)
+    torch.testing.assert_close(matrix @ shrunk @ matrix.mT, eye, rtol=1e-9, atol=1e-9)
+    assert fallbacks == 0
+
+
+def test_output_has_identity_covariance():
+    out = BatchWhitening2d(8, epsilon=1e-9).double()(correlated())
+    mean, covariance = moments(out, 4)
+    torch.testing.assert_close(mean, torch.zeros(8).double(), rtol=0, atol=1e-9)
+    eye = torch.eye(4, dtype=torch.float64).expand(2, 4, 4)
+    torch.testing.assert_close(covariance, eye, rtol=1e-6, atol=1e-6)
+
+
+def test_running_statistics_and_evaluation_mode():
+    layer, x = BatchWhitening2d(8, momentum=0.25).double(), correlated()
+    mean, covariance = moments(x, 4)
+    layer(x)
+    torch.testing.assert_close(layer.running_mean, 0.25 * mean)
+    eye = torch.eye(4, dtype=torch.float64)
+    torch.testing.assert_close(layer.running_cov, 0.75 * eye + 0.25 * covariance)
+    layer.running_mean.copy_(mean)
+    layer.running_cov.copy_(covariance)
+    trained = layer.train()(x)
+    layer.running_mean.copy_(mean)
+    layer.running_cov.copy_(covariance)
+    torch.testing.assert_close(layer.eval()(x), trained)
+
+
+@pytest.mark.parametrize("method", ["cholesky", "zca"])
+def test_gradients(method):
+    layer = BatchWhitening2d(4, group=2, method=method).double()
+    x = draw(3, 4, 3, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: layer(t), (x,), atol=1e-6)
+
+
+def test_dead_and_constant_channels_stay_finite():
+    x = correlated().float()
+    x[:, 1] = 0
+    x[:, 2] = x[:, 0]
+    layer = BatchWhitening2d(8)
+    out = layer(x.requires_grad_())
+    out.square().sum().backward()
+    assert torch.isfinite(out).all() and torch.isfinite(x.grad).all()
+    assert torch.isfinite(layer(torch.full((4, 8, 3, 3), 7.0))).all()
+
+
+def test_fallback_is_counted():
+    broken = torch.tensor([[[1.0, 1.5], [1.5, 1.0]]])  # not positive definite; + I is
+    matrix, fallbacks = whitening_matrix(broken)
+    assert fallbacks == 1
+    assert torch.isfinite(matrix).all()
+
+
+def test_bfloat16_is_whitened_in_float32():
+    x = correlated().to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = BatchWhitening2d(8)(x)
+    assert out.dtype == torch.bfloat16 and torch.isfinite(out).all()
+
+
+def test_group_must_divide():
+    with pytest.raises(UserError, match="divisor of 6"):
+        BatchWhitening2d(6)
