@@ -172,6 +172,9 @@ def _rows(table: pa.Table, root: Path) -> pd.DataFrame:
     pair = table["patch_id"]
     parts = pc.extract_regex(pair, pattern=PATCH_ID)
     _refuse(where, "patch_id", pair, pc.is_null(parts), "a name like S2A_MSIL2A_..._T33UUP_26_57")
+    if len(table) > 1:  # sorted, so equal names are neighbours
+        first, second = pair[:-1], pair[1:]
+        _refuse(where, "patch_id", second, pc.equal(first, second), "unique")
     split = table["split"]
     _refuse(where, "split", split, _outside(split, SPLITS), "train, validation or test")
     month = pc.cast(pc.struct_field(parts, "month"), pa.int8()).to_numpy().astype(np.int64)

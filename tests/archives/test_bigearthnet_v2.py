@@ -1,0 +1,266 @@
+"""The reader of BigEarthNet v2.0, against the published metadata and real patches."""
+
+import shutil
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+
+from mmfl.archives import get
+from mmfl.errors import UserError
+
+ARCHIVE = get("bigearthnet-v2")
+
+
+@pytest.fixture(scope="module")
+def clean(published):
+    return ARCHIVE.metadata(published)
+
+
+@pytest.fixture(scope="module")
+def everything(published):
+    return ARCHIVE.metadata(published, snow=True, cloud_or_shadow=True)
+
+
+def test_facts():
+    assert len(ARCHIVE.classes) == 19
+    assert [band.name for band in ARCHIVE.modality("s1").bands] == ["VV", "VH"]
+    s2 = ARCHIVE.modality("s2")
+    assert [band.name for band in s2.bands] == (
+        ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]
+    )
+    assert s2.resolutions == (10, 20, 60)
+    assert {b.name: b.size for b in s2.at(60)} == {"B01": 20, "B09": 20}
+    assert all(band.size * band.resolution == 1200 for band in s2.bands)
+    assert s2.band("B8A").mean == 2235.56 and ARCHIVE.modality("s1").band("VH").std == 5.590
+
+
+@pytest.mark.parametrize("call", [lambda: get("x"), lambda: ARCHIVE.modality("x")])
+def test_unknown_name(call):
+    with pytest.raises(UserError, match="expected one of"):
+        call()
+
+
+def test_counts(clean, everything):
+    assert len(clean) == 480_038 and len(everything) == 480_038 + 69_450
+    assert clean.split.value_counts().to_dict() == {
+        "train": 237_871,
+        "validation": 122_342,
+        "test": 119_825,
+    }
+    assert clean.country.value_counts().to_dict() == {
+        "Finland": 155_227,
+        "Portugal": 89_792,
+        "Serbia": 73_385,
+        "Lithuania": 48_365,
+        "Ireland": 48_326,
+        "Austria": 43_797,
+        "Belgium": 11_196,
+        "Switzerland": 4_874,
+        "Luxembourg": 3_460,
+        "Kosovo": 1_616,
+    }
+    assert clean.pair.is_monotonic_increasing and everything.pair.is_unique
+
+
+def test_snow_and_cloud_apart(published):
+    assert len(ARCHIVE.metadata(published, snow=True)) == 480_038 + 60_773
+    assert len(ARCHIVE.metadata(published, cloud_or_shadow=True)) == 480_038 + 8_677
+
+
+def test_published_counts_of_summer(clean):
+    """Partition counts of the same group's studies: June to August, train / test."""
+    expected = {
+        "Finland": (14_805, 8_209),
+        "Ireland": (7_150, 4_263),
+        "Serbia": (7_180, 3_248),
+        "Austria": (5_941, 1_871),
+        "Belgium": (1_323, 32),
+        "Lithuania": (4_206, 2_151),
+        "Portugal": (8_037, 4_220),
+        "Switzerland": (1_692, 2_039),
+    }
+    summer = clean[clean.month.between(6, 8)]
+    counts = summer.groupby(["country", "split"]).size()
+    found = {c: (counts[c, "train"], counts[c, "test"]) for c in expected}
+    assert found == expected
+    assert sum(v[0] for v in found.values()) == 50_334
+    assert sum(v[1] for v in found.values()) == 26_033
+
+
+def test_month_season_tile(clean):
+    assert (clean.month == clean.pair.str[15:17].astype(int)).all()
+    assert (clean.tile == clean.pair.str[38:44]).all() and clean.tile.nunique() == 54
+    seasons = clean.groupby("season").month.unique().map(sorted).to_dict()
+    assert seasons == {"DJF": [1, 2, 12], "MAM": [3, 4, 5], "JJA": [6, 7, 8], "SON": [9, 10, 11]}
+
+
+def test_labels(published, clean):
+    table = pq.read_table(published / "metadata.parquet").sort_by("patch_id")
+    for i in (0, 1, 77_777, 480_037):
+        names = table["labels"][i].as_py()
+        assert clean.labels.iloc[i].dtype == np.int8
+        assert clean.labels.iloc[i].tolist() == sorted(ARCHIVE.classes.index(n) for n in names)
+    assert (
+        sum(map(len, clean.labels))
+        == pa.compute.sum(pa.compute.list_value_length(table["labels"])).as_py()
+    )
+
+
+def test_names_are_joined_by_the_table(clean):
+    """S2 pads column and row, S1 does not: many pairs differ as text."""
+    s2 = clean.pair.str.extract(r"(\d+_\d+)$")[0]
+    s1 = clean.s1.str.extract(r"(\d+_\d+)$")[0]
+    assert 0.21 < (s1 != s2).mean() < 0.22
+    numbers = [x.str.split("_", expand=True).astype(int) for x in (s1, s2)]
+    assert numbers[0].equals(numbers[1])
+
+
+def test_speed(published):
+    """Half a million rows within seconds; the bound is generous for busy machines."""
+    start = time.perf_counter()
+    ARCHIVE.metadata(published, snow=True, cloud_or_shadow=True)
+    assert time.perf_counter() - start < 8
+
+
+def test_pixels_are_those_of_rasterio(sample):
+    rows = ARCHIVE.metadata(sample, snow=True, cloud_or_shadow=True)
+    assert len(rows) == 24
+    files = 0
+    for row in rows.itertuples():
+        for modality in ARCHIVE.modalities.values():
+            patch = getattr(row, modality.name)
+            for band in modality.bands:
+                path = next((sample / f"BigEarthNet-{modality.name.upper()}").glob(
+                    f"*/{patch}/{patch}_{band.name}.tif"
+                ))  # fmt: skip
+                assert ARCHIVE.band_path(sample, modality.name, patch, band.name) == path
+                with rasterio.open(path) as source:
+                    expected = source.read(1)
+                found = ARCHIVE.read(sample, modality.name, patch, band.name)
+                assert found.dtype == band.dtype and found.shape == (band.size, band.size)
+                assert found.tobytes() == expected.tobytes()
+                files += 1
+    assert files == 24 * 14
+    vv = ARCHIVE.read(sample, "s1", rows.s1.iloc[0], "VV")
+    assert (vv != np.rint(vv)).mean() > 0.9  # decibels are not whole numbers
+
+
+@pytest.fixture
+def copy(sample, tmp_path):
+    """One writable patch: root, patch and the path of band B05."""
+    patch = ARCHIVE.metadata(sample).s2.iloc[0]
+    source = ARCHIVE.band_path(sample, "s2", patch, "B05")
+    path = ARCHIVE.band_path(tmp_path, "s2", patch, "B05")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(source.read_bytes())
+    return tmp_path, patch, path
+
+
+def refused(copy, match):
+    root, patch, path = copy
+    with pytest.raises(UserError, match=match) as error:
+        ARCHIVE.read(root, "s2", patch, "B05")
+    assert str(path) in str(error.value) and "B05" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file(copy):
+    copy[2].unlink()
+    refused(copy, "missing")
+
+
+@pytest.mark.parametrize("size", [0, 100, 4000, 7559])
+def test_truncated_file(copy, size):
+    copy[2].write_bytes(copy[2].read_bytes()[:size])
+    refused(copy, "cannot be read")
+
+
+def test_not_a_tiff(copy):
+    copy[2].write_bytes(b"<html>404</html>" * 500)
+    refused(copy, "cannot be read")
+
+
+def test_wrong_size(copy, sample):
+    shutil.copyfile(ARCHIVE.band_path(sample, "s2", copy[1], "B02"), copy[2])
+    refused(copy, "1 x 120 x 120 uint16, expected 1 x 60 x 60 uint16")
+
+
+def test_wrong_type(copy):
+    with rasterio.open(copy[2]) as source:
+        profile, pixels = source.profile, source.read().astype("int32")
+    copy[2].unlink()
+    with rasterio.open(copy[2], "w", **(profile | {"dtype": "int32"})) as target:
+        target.write(pixels)
+    refused(copy, "int32, expected 1 x 60 x 60 uint16")
+
+
+def test_missing_metadata(tmp_path):
+    with pytest.raises(UserError, match=r"metadata\.parquet: not found"):
+        ARCHIVE.metadata(tmp_path)
+
+
+def test_missing_second_table(sample, tmp_path):
+    shutil.copyfile(sample / "metadata.parquet", tmp_path / "metadata.parquet")
+    assert len(ARCHIVE.metadata(tmp_path)) == 18
+    with pytest.raises(UserError, match="snow_cloud_or_shadow"):
+        ARCHIVE.metadata(tmp_path, snow=True)
+
+
+GOOD = {
+    "patch_id": "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57",
+    "labels": ["Pastures", "Arable land"],
+    "split": "test",
+    "country": "Austria",
+    "s1_name": "S1B_IW_GRDH_1SDV_20170612T165809_33UUP_26_57",
+    "contains_seasonal_snow": False,
+    "contains_cloud_or_shadow": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"patch_id": "S2A_MSIL2A_20170613T101031_26_57"}, "patch_id 'S2A_MSIL2A_2017"),
+        ({"patch_id": GOOD["patch_id"].replace("0613", "1313")}, "month of 01 to 12"),
+        ({"labels": ["Pasture"]}, "labels 'Pasture'"),
+        ({"split": "val"}, "split 'val' is not train, validation or test"),
+        ({"labels": [1, 2]}, "labels '1'"),
+        ({"contains_seasonal_snow": "maybe"}, "unexpected type"),
+    ],
+)
+def test_malformed_rows(tmp_path, change, match):
+    pq.write_table(pa.Table.from_pylist([GOOD | change]), tmp_path / "metadata.parquet")
+    with pytest.raises(UserError, match=match):
+        ARCHIVE.metadata(tmp_path)
+
+
+def test_small_table(tmp_path):
+    """Without `has_s2`, with an unordered list of labels and no Sentinel-1."""
+    pq.write_table(pa.Table.from_pylist([GOOD | {"s1_name": None}]), tmp_path / "metadata.parquet")
+    row = ARCHIVE.metadata(tmp_path).iloc[0]
+    assert row.s1 is None and row.s2 == row.pair == GOOD["patch_id"]
+    assert row.labels.tolist() == [2, 4]
+    assert (row.month, row.season, row.tile) == (6, "JJA", "T33UUP")
+
+
+def test_duplicate_patch(tmp_path):
+    pq.write_table(pa.Table.from_pylist([GOOD, GOOD]), tmp_path / "metadata.parquet")
+    with pytest.raises(UserError, match="unique"):
+        ARCHIVE.metadata(tmp_path)
+
+
+def test_missing_column(tmp_path):
+    row = {key: value for key, value in GOOD.items() if key != "split"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "metadata.parquet")
+    with pytest.raises(UserError, match="column split is missing"):
+        ARCHIVE.metadata(tmp_path)
+
+
+def test_not_parquet(tmp_path):
+    (tmp_path / "metadata.parquet").write_text("<html>")
+    with pytest.raises(UserError, match="not a parquet file"):
+        ARCHIVE.metadata(tmp_path)
