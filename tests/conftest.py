@@ -1,0 +1,63 @@
+"""Shared fixtures: the real samples, and a tiny store of patches."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmfl.archives import get
+from mmfl.patches.labels import write_labels
+from mmfl.patches.writer import shard_files, write_index
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """Folder of the real samples, see CONTRIBUTING.md."""
+    folder = os.environ.get("MMFL_SAMPLES")
+    if not folder:
+        pytest.skip("MMFL_SAMPLES is not set: real samples not tested")
+    return Path(folder).resolve()
+
+
+def make_store(folder: Path, *, pairs=48, seed=0, countries=("A", "B"), lonely=4) -> pd.DataFrame:
+    """A small store of patches in the format of `split`; random pixels whose mean carries labels."""
+    rng = np.random.default_rng(seed)
+    archive = get("bigearthnet-v2")
+    names = [f"pair-{i:03d}" for i in range(pairs)]
+    labels = [np.flatnonzero(rng.random(19) < 0.3).astype(np.int8) for _ in names]
+    table = pd.DataFrame(
+        {
+            "pair": names,
+            "s1": [f"{n}-s1" if i >= lonely else None for i, n in enumerate(names)],
+            "s2": [f"{n}-s2" if i < pairs - lonely else None for i, n in enumerate(names)],
+            "split": [("train", "train", "validation", "test")[i % 4] for i in range(pairs)],
+            "country": [countries[(i // 4) % len(countries)] for i in range(pairs)],
+            "month": 6,
+            "season": "JJA",
+            "tile": "T33UUP",
+            "labels": labels,
+        }
+    )
+    for q, modality in archive.modalities.items():
+        held = table[table[q].notna()]
+        target = folder / q
+        target.mkdir(parents=True)
+        for resolution, name in shard_files(modality, 0).items():
+            bands = modality.at(resolution)
+            shape = (len(held), len(bands), bands[0].size, bands[0].size)
+            level = np.array([label.sum() for label in held["labels"]])[:, None, None, None]
+            values = rng.normal(level, 20, shape) + (100 if q == "s2" else -120)
+            if q == "s2":
+                values = np.clip(values, 0, 65535)
+            np.save(target / name, values.astype(bands[0].dtype))
+        write_index(target, modality, table, 4096, "test")
+    write_labels(folder / "labels", table, archive.classes, archive.task)
+    return table
+
+
+@pytest.fixture
+def store(tmp_path) -> tuple[Path, pd.DataFrame]:
+    """(folder, table) of a small store of patches."""
+    return tmp_path / "patches", make_store(tmp_path / "patches")
