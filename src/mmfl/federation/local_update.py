@@ -104,7 +104,7 @@ def classification_loss(
     """
     rows = {q: torch.from_numpy(np.flatnonzero(present[q])).to(labels.device) for q in features}
     branches = [
-        _bce(network.classify({q: z}), labels[rows[q]]).mean() for q, z in features.items()
+        _bce(network.classify({q: z}), labels[rows[q]]) for q, z in features.items()
     ]
     if len(features) == 1:
         return branches[0]
@@ -112,7 +112,7 @@ def classification_loss(
     for members, index in patterns({q: present[q] for q in features}):
         chosen = {q: features[q][_positions(present[q], index)] for q in members}
         target = labels[torch.from_numpy(index).to(labels.device)]
-        fused = fused + _bce(network.classify(chosen), target).sum()
+        fused = fused + _bce(network.classify(chosen), target, "sum")
     return torch.stack([*branches, fused / labels.numel()]).mean()
 
 
@@ -120,8 +120,8 @@ def _positions(present: np.ndarray, rows: np.ndarray) -> Tensor:
     return torch.from_numpy((np.cumsum(present) - 1)[rows])
 
 
-def _bce(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
+def _bce(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits.float(), labels, reduction=reduction)
 
 
 def load(network: Network, strategy: Strategy, broadcast: Broadcast, client: Client) -> None:

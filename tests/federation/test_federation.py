@@ -1,0 +1,294 @@
+"""The round loop: against plain FedAvg, resumed, killed; groups, statistics, the feature bank."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmfl.clients.manifest import build
+from mmfl.errors import UserError
+from mmfl.federation import checkpoint
+from mmfl.federation.data import Data, Normaliser
+from mmfl.federation.local_update import classification_loss, schedule
+from mmfl.federation.loop import Federation, federate
+from mmfl.federation.setup import build_network, build_strategy, tensor_infos
+from mmfl.models.network import initialise
+from mmfl.params import MethodEntry, Params, resolve
+from mmfl.strategies import STRATEGIES
+from mmfl.strategies.base import Client
+
+torch.set_num_threads(1)
+
+
+def parameters(method="mf", **changes):
+    base = Params.model_validate(
+        {
+            "model": {"width": 4, "projection": 8},
+            "train": {
+                "methods": ["mf"],
+                "size": 16,
+                "rounds": 3,
+                "batch": 5,
+                "bands": {"s1": ["VV", "VH"], "s2": ["B02", "B04", "B08"]},
+            },
+        }
+    )
+    return resolve(base, MethodEntry(method=method, set=changes))
+
+
+def federation(store, work, method="mf", modalities=("s1", "s2"), assignment="duplicate", **changes):
+    folder, table = store
+    params = parameters(method, **changes)
+    if len(modalities) == 1:
+        dump = params.model_dump()
+        dump["train"]["bands"] = {q: dump["train"]["bands"][q] for q in modalities}
+        params = Params.model_validate(dump)
+    frame = build(table, scenario="country", assignment=assignment).frame
+    data = Data(folder, frame, params.train.bands, params.train.size)
+    network = build_network(method, params, len(data.classes))
+    initialise(network, 1)
+    initial = {k: v.detach().clone() for k, v in network.state_dict().items()}
+    strategy = build_strategy(method, params, network, data)
+    normaliser = Normaliser(data.statistics(params.train.normalisation), data)
+    fed = Federation(
+        network, strategy, data, normaliser, params, 1, torch.device("cpu"), lambda m: 1.0, work
+    )
+    return fed, initial
+
+
+def same(one, two):
+    a, b = checkpoint.flatten(one), checkpoint.flatten(two)
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def plain_fedavg(fed, initial):
+    """FedAvg (1602.05629, algorithm 1) with torch's own tools, one modality, no strategy."""
+    (q,) = fed.data.bands
+    weights = {k: v.clone() for k, v in initial.items()}
+    net = copy.deepcopy(fed.network)
+    for index in range(fed.params.train.rounds):
+        total = sum(len(c.train[q]) for c in fed.data.clients)
+        sums = {}
+        for client in sorted(fed.data.clients, key=lambda c: c.id):
+            net.load_state_dict(weights)
+            net.train()
+            optimiser = torch.optim.SGD(net.parameters(), lr=fed.params.train.learning_rate)
+            for epoch, _, chosen in schedule(client, fed.params, 1, index, None):
+                x = fed.normaliser.client(q, fed.data.batch(q, chosen, (1, epoch)), client.id)
+                y = torch.from_numpy(fed.data.labels[chosen]).float()
+                optimiser.zero_grad()
+                F.binary_cross_entropy_with_logits(net({q: x}), y).backward()
+                optimiser.step()
+            for key, value in net.named_parameters():
+                change = (value.detach().double() - weights[key].double()) * (len(client.train[q]) / total)
+                sums[key] = sums[key] + change if key in sums else change
+        for key, change in sums.items():
+            weights[key] = (weights[key].double() + change).float()
+    return weights
+
+
+@pytest.mark.parametrize("q", ["s1", "s2"])
+def test_one_modality_without_modules_is_plain_fedavg_to_the_bit(store, tmp_path, q):
+    fed, initial = federation(store, tmp_path, modalities=(q,))
+    server, _ = federate(fed, initial)
+    expected = plain_fedavg(fed, initial)
+    for (_, name), value in server.parameters.items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_running_statistics_under_each_policy(store, tmp_path):
+    """One client per modality: every policy is torch's own running statistics, over all rounds."""
+    folder, table = store
+    table["country"] = "A"
+    fed, initial = federation((folder, table), tmp_path, modalities=("s1",))
+    net = copy.deepcopy(fed.network)
+    server, _ = federate(fed, initial)
+    net.load_state_dict(initial)
+    net.train()
+    (client,) = fed.data.clients
+    for index in range(3):
+        optimiser = torch.optim.SGD(net.parameters(), lr=fed.params.train.learning_rate)
+        for epoch, _, chosen in schedule(client, fed.params, 1, index, None):
+            x = fed.normaliser.client("s1", fed.data.batch("s1", chosen, (1, epoch)), client.id)
+            loss = F.binary_cross_entropy_with_logits(
+                net({"s1": x}), torch.from_numpy(fed.data.labels[chosen]).float()
+            )
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    for policy, values in server.statistics.items():
+        for (_, name), value in values.items():
+            torch.testing.assert_close(value, net.state_dict()[name], rtol=1e-5, atol=1e-5, msg=policy)
+
+
+@pytest.mark.parametrize(
+    "method", ["local", "centralised-steps", "late-fusion", "mf", "mf+fw", "mf+mim", "mf+fw+mim"]
+)
+def test_resumed_is_uninterrupted_to_the_bit(store, tmp_path, method):
+    fed, initial = federation(store, tmp_path / "whole", method)
+    whole, rows = federate(fed, initial)
+    first, initial = federation(store, tmp_path / "parts", method, **{"train.rounds": 1})
+    federate(first, initial)
+    second, initial = federation(store, tmp_path / "parts", method)
+    resumed, rows_resumed = federate(second, initial)
+    assert same(whole, resumed)
+    assert rows == rows_resumed
+
+
+def test_truncated_checkpoint_falls_back_on_the_one_before(store, tmp_path):
+    fed, initial = federation(store, tmp_path / "a")
+    whole, _ = federate(fed, initial)
+    fed, initial = federation(store, tmp_path / "b", **{"train.rounds": 2})
+    federate(fed, initial)
+    last = tmp_path / "b" / "round-00002.safetensors"
+    last.write_bytes(last.read_bytes()[:-100])
+    fed, initial = federation(store, tmp_path / "b")
+    assert same(federate(fed, initial)[0], whole)
+
+
+@pytest.mark.parametrize("name", list(STRATEGIES))
+@pytest.mark.parametrize("share", [None, 2])
+def test_every_tensor_is_claimed_by_exactly_one_group(name, share):
+    network = build_network("mf+fw", parameters("mf+fw", **{"model.share_from_stage": share}), 19)
+    infos = tensor_infos(network)
+    strategy = STRATEGIES[name](infos)
+    assert set(strategy._groups) == set(network.state_dict())
+
+
+def test_scopes_of_mf(store, tmp_path):
+    fed, initial = federation(store, tmp_path)
+    server, _ = federate(fed, initial)
+    scopes = {name.split(".")[0] + ":" + scope for scope, name in server.parameters}
+    assert scopes == {"backbones:s1", "backbones:s2", "heads:s1", "heads:s2", "classifier:all"}
+    assert {scope for scope, _ in server.statistics["local"]} == {"a-s1", "a-s2", "b-s1", "b-s2"}
+
+
+def test_order_of_updates_changes_nothing(store, tmp_path):
+    from mmfl.federation.local_update import local_update
+
+    fed, initial = federation(store, tmp_path, "mf+mim")
+    clients = fed.data.clients
+    server = fed.strategy.start(initial, clients)
+    updates = [
+        local_update(
+            fed.network, fed.strategy, fed.strategy.broadcast(server, c), c, fed.data,
+            fed.normaliser, fed.params, 1, None, fed.device,
+        )
+        for c in clients
+    ]  # fmt: skip
+    one = fed.strategy.server_step(server, updates, clients)
+    two = fed.strategy.server_step(server, updates[::-1], clients[::-1])
+    assert same(one, two)
+
+
+def test_shared_stages_train_and_stay_shared(store, tmp_path):
+    fed, initial = federation(store, tmp_path, **{"model.share_from_stage": 2})
+    server, _ = federate(fed, initial)
+    shared = [name for scope, name in server.parameters if scope == "all" and "stages" in name]
+    assert shared and all(name.startswith("backbones.stages.") for name in shared)
+    assert all(not torch.equal(server.parameters["all", n], _first(initial, n)) for n in shared)
+
+
+def _first(initial, name):
+    return initial[name.replace("backbones.", "backbones.s1.", 1)]
+
+
+@pytest.mark.parametrize("bank", ["harvest", "fresh"])
+def test_feature_bank(store, tmp_path, bank):
+    fed, initial = federation(store, tmp_path, "mf+mim", **{"mim.bank": bank})
+    server, rows = federate(fed, initial)
+    first = [r["loss_mim"] for r in rows if r["round"] == 1 and r["client"] != "server"]
+    later = [r["loss_mim"] for r in rows if r["round"] == 2 and r["client"] != "server"]
+    assert all(value > 0 for value in later)
+    assert all(value > 0 for value in first) if bank == "fresh" else not any(first)
+    for q, other in (("s1", "s2"), ("s2", "s1")):
+        ids = server.state[f"mim.{q}.ids"].numpy()
+        training = np.concatenate([c.locations for c in fed.data.clients])
+        assert np.isin(ids, training).all()
+        assert fed.data.present[q][ids].all() and fed.data.present[other][ids].all()
+        norms = server.state[f"mim.{q}.values"].norm(dim=1)
+        torch.testing.assert_close(norms, torch.ones(len(ids)), rtol=1e-5, atol=1e-5)
+
+
+def test_mim_changes_the_backbone_and_weight_zero_does_not(store, tmp_path):
+    runs = {}
+    for name, method, changes in (
+        ("mf", "mf", {}), ("zero", "mf+mim", {"mim.weight": 0.0}), ("mim", "mf+mim", {}),
+    ):  # fmt: skip
+        fed, initial = federation(store, tmp_path / name, method, **changes)
+        runs[name] = federate(fed, initial)[0].parameters
+    key = ("s2", "backbones.s2.stem.0.weight")
+    assert torch.equal(runs["mf"][key], runs["zero"][key])
+    assert not torch.equal(runs["mf"][key], runs["mim"][key])
+
+
+def test_disjoint_partition_has_no_bank(store, tmp_path):
+    with pytest.raises(UserError, match="no training pair held in two modalities"):
+        federation(store, tmp_path, "mf+mim", assignment="disjoint")
+
+
+def test_budgets():
+    """Steps and epochs of the anchors; every federated method takes the same number of steps."""
+    client = Client("a", "a", ("s1",), {"s1": np.arange(23)})
+    params = parameters(**{"train.epochs": 2})
+    plan = schedule(client, params, 1, 0, None)
+    assert [len(rows) for _, _, rows in plan] == [5, 5, 5, 5, 3] * 2
+    for epoch in (0, 1):
+        rows = np.concatenate([rows for e, _, rows in plan if e == epoch])
+        assert sorted(rows) == list(range(23))
+    seen = np.concatenate([r for i in range(5) for _, _, r in schedule(client, params, 1, i, 1)])
+    assert sorted(seen) == list(range(23))  # five rounds of one step are one epoch
+
+
+def test_loss_of_a_client_with_both_modalities(store, tmp_path):
+    fed, _ = federation(store, tmp_path)
+    net = fed.network
+    width = net.backbones["s1"].width
+    present = {"s1": np.array([1, 1, 0], bool), "s2": np.array([1, 0, 1], bool)}
+    z = {"s1": torch.randn(2, width), "s2": torch.randn(2, width)}
+    y = (torch.rand(3, 19) < 0.5).float()
+    bce = F.binary_cross_entropy_with_logits
+    fused = torch.stack([(z["s1"][0] + z["s2"][0]) / 2, z["s1"][1], z["s2"][1]])
+    expected = (
+        bce(net.classifier(z["s1"]), y[[0, 1]])
+        + bce(net.classifier(z["s2"]), y[[0, 2]])
+        + bce(net.classifier(fused), y)
+    ) / 3
+    torch.testing.assert_close(classification_loss(net, z, present, y), expected)
+
+
+def test_normalisation_by_client(store, tmp_path):
+    fed, _ = federation(store, tmp_path, **{"train.normalisation": "client"})
+    data = fed.data
+    client = next(c for c in data.clients if c.id == "b-s2")
+    x = data.batch("s2", client.train["s2"])
+    own = fed.normaliser.client("s2", x, client.id)
+    torch.testing.assert_close(own.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=2e-3)
+    torch.testing.assert_close(own.std((0, 2, 3)), torch.ones(3), rtol=1e-2, atol=1e-2)
+    held = data.held["s2"]
+    test = held[(held["client"] == client.id) & (held["split"] == "test")]["location"].to_numpy()
+    x = data.batch("s2", test)
+    assert torch.equal(
+        fed.normaliser.locations("s2", x, test), fed.normaliser.client("s2", x, client.id)
+    )
+
+
+def test_late_fusion_federations_do_not_touch_each_other(store, tmp_path):
+    fed, initial = federation(store, tmp_path / "both", "late-fusion")
+    both = federate(fed, initial)[0].parameters
+    fed, initial = federation(store, tmp_path / "one", "late-fusion", modalities=("s1",))
+    one = federate(fed, initial)[0].parameters
+    assert all(torch.equal(both[key], value) for key, value in one.items())
+
+
+def test_prior_is_the_frequency_of_the_training_labels(store, tmp_path):
+    fed, initial = federation(store, tmp_path, "prior")
+    server, rows = federate(fed, initial)
+    training = np.unique(np.concatenate([c.locations for c in fed.data.clients]))
+    np.testing.assert_allclose(
+        server.state["prior.frequencies"], fed.data.labels[training].mean(0), rtol=1e-6
+    )
+    assert rows == []
