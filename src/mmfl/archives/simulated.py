@@ -81,7 +81,7 @@ def _write_images(
             handle = stack.enter_context(path.open("wb"))
             compressor = zstandard.ZstdCompressor(level=1)
             streams[modality] = stack.enter_context(compressor.stream_writer(handle, closefd=False))
-        end = ({modality: bytes(2 * BLOCK) for modality in TARS}, [])
+        end: Chunk = ({modality: bytes(2 * BLOCK) for modality in TARS}, [])
         for blocks, found in chain(_chunks(locations, seed, workers), [end]):
             labels += found
             for modality, data in blocks.items():
@@ -121,7 +121,9 @@ def draw_chunk(locations: list[Location], seed: int) -> Chunk:
         }
         for modality in (S1, S2):
             name = names[modality.name]
-            for band in modality.bands if name else ():
+            if name is None:
+                continue
+            for band in modality.bands:
                 path = ARCHIVE.band_path(Path(), modality.name, name, band.name)
                 image = geotiff(pixels[band.name], location.corner, band.resolution, epsg)
                 blocks[modality.name].append(member(path.as_posix(), image))

@@ -36,8 +36,8 @@ class Country:
 def country(name: str, seed: int) -> Country:
     """The country's parameters: drawn once for a seed, the same whatever else is simulated."""
     rng = stream(seed, COUNTRIES, list(facts.TILES).index(name))
-    gain = 1 + facts.COUNTRY_GAIN * rng.standard_normal()
-    gain = gain + facts.COUNTRY_BAND_GAIN * rng.standard_normal(12)
+    common = 1 + facts.COUNTRY_GAIN * rng.standard_normal()
+    gain = common + facts.COUNTRY_BAND_GAIN * rng.standard_normal(12)
     mixing = np.eye(12) + facts.COUNTRY_MIXING * rng.standard_normal((12, 12))
     return Country(
         mixing=gain[:, None] * mixing,
