@@ -192,8 +192,8 @@ def cost(frame: pd.DataFrame, baseline: str) -> Table:
     )
     note = [
         aim,
-        "FLOPs: forward and backward pass of training. Up and down: bytes that all clients send and "
-        "receive in a run, the mean over seeds.",
+        "FLOPs: forward and backward pass of training. Up and down: bytes that all clients send "
+        "and receive in a run, the mean over seeds.",
     ]
     return _table("cost", "Cost", header, rows, note, frame["run"] == baseline)
 

@@ -34,13 +34,15 @@ def full(modalities: pd.Series) -> str | None:
     return max(names, key=lambda name: name.count("+")) if len(names) else None
 
 
-def comparison(runs: pd.DataFrame, estimates: pd.DataFrame, deltas: pd.DataFrame) -> pd.DataFrame:
+def comparison(
+    runs: pd.DataFrame, estimates: pd.DataFrame, deltas: pd.DataFrame, baseline: str
+) -> pd.DataFrame:
     """A row per run: every metric on all modalities, its difference to the baseline.
 
     For `local`, also mean, least and greatest ap_macro of single clients per modality
     (`client_<modality>_mean`, `_min`, `_max`).
     """
-    frame = _head(runs).assign(policy=runs["policy"].to_numpy())
+    frame = _head(runs).assign(policy=runs["policy"].to_numpy(), baseline=baseline)
     own, delta = shown(_subset(estimates), runs), shown(_subset(deltas), runs)
     every = full(own["modalities"])
     own, delta = own[own["modalities"] == every], delta[delta["modalities"] == every]
@@ -105,9 +107,7 @@ def missing(runs: pd.DataFrame, estimates: pd.DataFrame, deltas: pd.DataFrame) -
     )
 
 
-def policies(
-    runs: pd.DataFrame, estimates: pd.DataFrame, own: pd.DataFrame, paired: pd.DataFrame
-) -> pd.DataFrame:
+def policies(runs: pd.DataFrame, own: pd.DataFrame, paired: pd.DataFrame) -> pd.DataFrame:
     """Each trained model under each statistics policy, macro average precision.
 
     Args:

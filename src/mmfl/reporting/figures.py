@@ -1,0 +1,247 @@
+"""Figures as svg, each beside a csv of exactly what it shows. Equal data give equal bytes.
+
+Frames come from `steps/report.py`; the columns are those of `tables.py`. A figure without data
+says so: the list of files does not depend on the results.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mmfl.reporting.cells import ALPHA
+from mmfl.reporting.layout import NAMES, modality_names
+from mmfl.reporting.style import FAINT, INK, MUTED, looks, save_svg, style
+from mmfl.reporting.writers import write_csv
+
+WIDTH = 7.6  # inches
+CAPTIONS = {  # name: (alternative text, caption)
+    "differences": (
+        "Paired differences to the baseline",
+        "Paired differences to the baseline with 95 % intervals over seeds, all modalities. "
+        "Filled: p < 0.05 after Holm's correction. The intervals themselves are not corrected.",
+    ),
+    "learning": (
+        "Validation score by round for each method",
+        "Macro average precision on the validation locations after each round. Thin: seeds; bold: "
+        "their mean; grey: mean of the baseline.",
+    ),
+    "missing": (
+        "Score by missing rate for each removed modality",
+        "Macro average precision when a share of the test patches lacks a modality, the same "
+        "patches for all methods. Vertical lines: 95 % intervals over seeds.",
+    ),
+    "classes": (
+        "Average precision per class and method",
+        "Average precision (%) per class on all modalities, mean over seeds. In brackets: test "
+        "locations that have the class. Few of them make a score unreliable.",
+    ),
+    "labels": (
+        "Share of training locations per class and client",
+        "Share (%) of a client's training locations that have a class. In brackets: its training "
+        "locations.",
+    ),
+}
+
+
+def save(folder: Path, name: str, figure: Figure, data: pd.DataFrame) -> None:
+    """`<name>.svg` and `<name>.csv`."""
+    write_csv(folder / f"{name}.csv", data)
+    with style():
+        save_svg(figure, folder / f"{name}.svg")
+
+
+def nothing(text: str) -> Figure:
+    """A figure that says why it is empty."""
+    figure = Figure(figsize=(WIDTH, 0.6))
+    figure.text(0, 0.5, text, color=MUTED, va="center")
+    return figure
+
+
+def learning(rounds: pd.DataFrame, labels: dict[str, str], baseline: str) -> Figure:
+    """Validation score by round: a panel per run, seeds thin, mean bold, the baseline's in grey.
+
+    Args:
+        rounds: run, seed, round, value.
+        labels: run -> name, in order.
+    """
+    known = [run for run in labels if (rounds["run"] == run).any()]
+    if not known:
+        return nothing("No validation score was recorded during training.")
+    with style():
+        columns = min(4, len(known))
+        lines = math.ceil(len(known) / columns)
+        figure = Figure(figsize=(WIDTH, 1.55 * lines + 0.35), layout="constrained")
+        axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        means = rounds.groupby(["run", "round"])["value"].mean() * 100
+        looked = looks(list(labels), baseline)
+        for ax, run in zip(axes, known, strict=False):
+            if baseline in known and run != baseline:
+                reference = means[baseline]
+                ax.plot(reference.index, reference, color="#BBBBBB", linewidth=1.8)
+            colour = looked[run]["color"]
+            for _, seed in rounds[rounds["run"] == run].groupby("seed"):
+                ax.plot(seed["round"], seed["value"] * 100, color=colour, linewidth=0.6, alpha=0.55)
+            ax.plot(means[run].index, means[run], color=colour)
+            ax.set_title(_wrap(labels[run], 26))
+            ax.grid(True)
+        for ax in axes[len(known) :]:
+            ax.set_visible(False)
+        for place in range(max(0, len(known) - columns), len(known)):
+            axes[place].tick_params(labelbottom=True)
+        figure.supxlabel("Round", fontsize=8.5)
+        figure.supylabel("Validation AP macro (%)", fontsize=8.5)
+    return figure
+
+
+def missing(curves: pd.DataFrame, labels: dict[str, str], baseline: str) -> Figure:
+    """Score by missing rate: a panel per removed modality. Bars: 95 % interval over seeds.
+
+    Args:
+        curves: run, removed, rate, mean, low, high.
+    """
+    removed = sorted(curves["removed"].dropna().unique())
+    if not removed:
+        return nothing("The archive has one modality only: none can be missing.")
+    with style():
+        figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
+        axes = figure.subplots(1, len(removed), sharey=True, squeeze=False).ravel()
+        looked = looks(list(labels), baseline)
+        for ax, modality in zip(axes, removed, strict=True):
+            for place, (run, label) in enumerate(labels.items()):
+                own = curves[(curves["run"] == run) & (curves["removed"] == modality)]
+                own = own.sort_values("rate")
+                x = own["rate"] + (place - len(labels) / 2) * 0.7  # bars side by side
+                ax.plot(x, own["mean"] * 100, markersize=3.5, label=label, **looked[run])
+                if own["low"].notna().any():
+                    ax.vlines(x, own["low"] * 100, own["high"] * 100, color=looked[run]["color"],
+                              linewidth=0.6, alpha=0.6)  # fmt: skip
+            ax.set_title(f"{modality_names(modality)} removed")
+            ax.set_xlabel("Test patches without it (%)")
+            ax.set_xticks(sorted(curves["rate"].unique()))
+            ax.grid(True, axis="y")
+        axes[0].set_ylabel("AP macro (%)")
+        handles, names = axes[0].get_legend_handles_labels()
+        names = [_wrap(name, 24) for name in names]
+        figure.legend(handles, names, loc="outside right upper", fontsize=7.5, handlelength=2.6)
+    return figure
+
+
+def classes(scores: pd.DataFrame, labels: dict[str, str]) -> Figure:
+    """Average precision of each class and run: a heat map, classes by frequency in the test set.
+
+    Args:
+        scores: run, class, mean, positives.
+    """
+    if scores.empty:
+        return nothing("There are no scores per class.")
+    order = scores.drop_duplicates("class").sort_values("positives", ascending=False)
+    names = list(order["class"])
+    runs = [run for run in labels if (scores["run"] == run).any()]
+    grid = scores.pivot(index="class", columns="run", values="mean").reindex(names)[runs] * 100
+    with style():
+        figure = Figure(figsize=(WIDTH, 0.2 * len(names) + 1.5), layout="constrained")
+        ax = figure.subplots()
+        _heat(ax, grid.to_numpy(), 0, 100, "{:.0f}")
+        count = dict(zip(order["class"], order["positives"], strict=True))
+        ticks = [f"{_short(name)}  ({count[name]:,.0f})" for name in names]
+        ax.set_yticks(np.arange(len(names)) + 0.5, ticks, fontsize=7.5)
+        _top_ticks(ax, [_wrap(labels[run], 18) for run in runs])
+    return figure
+
+
+def distribution(counts: pd.DataFrame) -> Figure:
+    """Share of a client's training locations that have a class: a heat map.
+
+    Args:
+        counts: client, locations, class, count.
+    """
+    if counts.empty:
+        return nothing("No client has training locations.")
+    share = counts.assign(share=100 * counts["count"] / counts["locations"])
+    names = list(counts.groupby("class", sort=False)["count"].sum().sort_values()[::-1].index)
+    grid = share.pivot(index="class", columns="client", values="share").reindex(names)
+    size = counts.drop_duplicates("client").set_index("client")["locations"]
+    with style():
+        figure = Figure(figsize=(WIDTH, 0.2 * len(names) + 1.5), layout="constrained")
+        ax = figure.subplots()
+        numbers = len(grid.columns) <= 24
+        _heat(ax, grid.to_numpy(), 0, 100, "{:.0f}" if numbers else "")
+        ax.set_yticks(np.arange(len(names)) + 0.5, [_short(name) for name in names], fontsize=7.5)
+        ticks = [f"{client}  ({size[client]:,.0f})" for client in grid.columns]
+        _top_ticks(ax, ticks)
+    return figure
+
+
+def forest(deltas: pd.DataFrame, labels: dict[str, str], baseline: str) -> Figure:
+    """Paired differences to the baseline with 95 % intervals; filled: p < 0.05 after Holm.
+
+    Args:
+        deltas: run, metric, diff, diff_low, diff_high, p_holm.
+    """
+    metrics = [m for m in ("ap_macro", "f1_micro") if (deltas["metric"] == m).any()]
+    runs = [run for run in labels if (deltas["run"] == run).any()]
+    if not runs or not metrics:
+        return nothing(f"There is no method to compare with {baseline}.")
+    with style():
+        figure = Figure(figsize=(WIDTH, 0.26 * len(runs) + 0.9), layout="constrained")
+        axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False).ravel()
+        for ax, metric in zip(axes, metrics, strict=True):
+            ax.axvline(0, color=MUTED, linewidth=0.8)
+            for place, run in enumerate(runs):
+                own = deltas[(deltas["run"] == run) & (deltas["metric"] == metric)]
+                for _, row in own.iterrows():
+                    _whisker(ax, row, place)
+            ax.set_title(NAMES[metric])
+            ax.set_xlabel(f"Difference to {labels.get(baseline, baseline)} (points)")
+            ax.grid(True, axis="x")
+            ax.spines["left"].set_visible(False)
+            ax.tick_params(axis="y", length=0)
+        axes[0].set_yticks(range(len(runs)), [_wrap(labels[run], 30) for run in runs])
+        axes[0].set_ylim(len(runs) - 0.5, -0.5)
+    return figure
+
+
+def _whisker(ax: Axes, row: pd.Series, place: int) -> None:
+    if pd.notna(row["diff_low"]):
+        ax.hlines(place, 100 * row["diff_low"], 100 * row["diff_high"], color=INK, linewidth=1.1)
+    sure = pd.notna(row["p_holm"]) and row["p_holm"] < ALPHA
+    ax.plot(100 * row["diff"], place, marker="o", markersize=5, color=INK, markeredgewidth=1.1,
+            markerfacecolor=INK if sure else "white")  # fmt: skip
+
+
+def _heat(ax: Axes, values: np.ndarray, low: float, high: float, form: str) -> None:
+    """Cells from white to blue with their numbers; an empty cell is grey."""
+    ax.set_facecolor(FAINT)
+    ax.pcolormesh(values, cmap="Blues", vmin=low, vmax=1.15 * high, edgecolors="white", linewidth=1)
+    ax.set_xlim(0, values.shape[1])
+    ax.set_ylim(values.shape[0], 0)
+    for y, x in np.argwhere(~np.isnan(values)) if form else ():
+        dark = values[y, x] > 0.6 * high
+        ax.text(x + 0.5, y + 0.52, form.format(values[y, x]), ha="center", va="center",
+                fontsize=7, color="white" if dark else INK)  # fmt: skip
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+
+
+def _top_ticks(ax: Axes, names: list[str]) -> None:
+    ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=40, ha="left",
+                  rotation_mode="anchor", fontsize=7.5)  # fmt: skip
+    ax.xaxis.tick_top()
+
+
+def _short(name: str, limit: int = 42) -> str:
+    """A long class name cut at a comma or a word."""
+    if len(name) <= limit:
+        return name
+    return name[:limit].rsplit(" ", 1)[0].rstrip(",") + " …"
+
+
+def _wrap(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width)) or text

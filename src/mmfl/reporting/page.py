@@ -1,0 +1,132 @@
+"""One HTML page that needs no other file and no network."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from mmfl.reporting.cells import quantity
+from mmfl.reporting.layout import Table
+
+TEMPLATE = Path(__file__).with_name("page.html")
+PACKAGES = ("mmfl", "torch", "numpy", "pandas", "scikit-learn", "scipy", "rasterio", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An inline figure; `data` names the csv file that it shows."""
+
+    name: str
+    svg: Markup
+    alt: str
+    caption: str
+    data: str = ""
+
+
+def render(**values: Any) -> str:
+    """The page's text. Every value is escaped, except the figures, which the project drew."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["quantity"] = quantity
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**values)
+
+
+def picture(path: Path, alt: str, caption: str) -> Picture:
+    """An svg file for inlining: without its XML header, ids made unique on the page, scalable."""
+    text = path.read_text(encoding="utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    stem = path.stem
+    text = re.sub(r'\bid="', f'id="{stem}-', text)
+    text = re.sub(r"url\(#", f"url(#{stem}-", text)
+    text = re.sub(r'href="#', f'href="#{stem}-', text)
+    text = re.sub(r'<svg ([^>]*?)\bwidth="[^"]*"', r"<svg \1", text, count=1)
+    text = re.sub(r'<svg ([^>]*?)\bheight="[^"]*"', r"<svg \1", text, count=1)
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{Markup.escape(alt)}" ', 1)
+    return Picture(stem, Markup(text), alt, caption, f"figures/{stem}.csv")
+
+
+def environment() -> dict[str, str]:
+    """Interpreter, machine and the packages that decide results. No host or user name."""
+    found = {
+        "Python": platform.python_version(),
+        "Platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+    }
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def measured_table(frame: pd.DataFrame, labels: dict[str, str]) -> Table:
+    """Seconds, memory and device per run: mean over seeds.
+
+    Args:
+        frame: run, seconds, seconds_per_round, peak_memory_mb, device, started.
+    """
+    rows = []
+    for run, label in labels.items():
+        own = frame[frame["run"] == run]
+        if len(own):
+            mean = own[["seconds", "seconds_per_round", "peak_memory_mb"]].mean()
+            dates = sorted(own["started"].astype(str).str[:10].unique())
+            rows.append(
+                [
+                    label,
+                    str(len(own)),
+                    f"{mean['seconds']:,.1f}",
+                    f"{mean['seconds_per_round']:.2f}",
+                    f"{mean['peak_memory_mb']:,.0f}",
+                    ", ".join(sorted(own["device"].unique())),
+                    dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
+                ]
+            )
+    header = [
+        "Method",
+        "Runs",
+        "Seconds",
+        "Seconds per round",
+        "Peak memory (MB)",
+        "Device",
+        "Begun",
+    ]
+    note = (
+        "Measured on the machine that trained, mean over seeds; not part of the versioned tables. "
+        "Peak memory is that of the process, which may have trained several seeds."
+    )
+    return Table("measured", "Measured: time and memory", header, rows, note, [False] * len(rows))
+
+
+def clients_table(summary: dict[str, Any]) -> Table:
+    """Locations of each client by split, from the partition's summary."""
+    rows = []
+    for client, entry in sorted(summary.get("clients", {}).items()):
+        for modality, counts in sorted(entry["counts"].items()):
+            numbers = [f"{counts.get(split, 0):,}" for split in ("train", "validation", "test")]
+            rows.append([client, str(entry.get("group", "")), modality.upper(), *numbers])
+    empty = _listed(summary.get("empty_clients", []))
+    lonely = summary.get("without_partner", {})
+    lonely_text = _listed([f"{count:,} only in {q.upper()}" for q, count in sorted(lonely.items())])
+    note = (
+        f"Clients without training patches: {empty}. Locations without a partner: {lonely_text}. "
+        f"Training pairs shared by several clients: {summary.get('shared_training_pairs', 0):,}."
+    )
+    header = ["Client", "Group", "Modality", "Training", "Validation", "Test"]
+    return Table("clients", "Who holds what", header, rows, note, [False] * len(rows))
+
+
+def _listed(items: Sequence[str]) -> str:
+    return ", ".join(items) if items else "none"

@@ -1,0 +1,74 @@
+"""One look for all figures: colours that colour-blind readers can tell apart, little ink."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from mmfl.files import atomic
+
+# Okabe and Ito, "Color universal design" (2008), without yellow (too light on white).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+INK, MUTED, FAINT = "#222222", "#777777", "#DDDDDD"
+
+SETTINGS = {
+    "svg.hashsalt": "mmfl",  # the same ids, hence the same bytes, every time
+    "svg.fonttype": "none",  # text stays text
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The settings above, else matplotlib's defaults, whatever the user's own."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(SETTINGS)
+        yield
+
+
+def looks(runs: Sequence[str], baseline: str) -> dict[str, dict[str, str]]:
+    """Colour, marker and line of each run; the baseline is black."""
+    others = [run for run in runs if run != baseline]
+    found = {baseline: {"color": INK, "marker": "o", "linestyle": "-"}}
+    for place, run in enumerate(others):
+        found[run] = {
+            "color": COLOURS[place % len(COLOURS)],
+            "marker": MARKERS[(place + 1) % len(MARKERS)],
+            "linestyle": ("-", "--", ":")[place // len(COLOURS) % 3],
+        }
+    return found
+
+
+def save_svg(figure: Figure, path: Path) -> None:
+    """Write without date and version, so that equal data give equal bytes."""
+    with atomic(path) as temporary:
+        figure.savefig(
+            temporary, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
+        )
