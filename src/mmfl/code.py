@@ -48,7 +48,8 @@ def digest(step: str, source: Path = SOURCE) -> str:
     """First 16 hex digits of the SHA-256 over names and bytes of `modules(step)`."""
     total = hashlib.sha256()
     for name in modules(step, source):
-        total.update(f"{name}\0{hashlib.sha256((source / name).read_bytes()).hexdigest()}\n".encode())
+        content = hashlib.sha256((source / name).read_bytes()).hexdigest()
+        total.update(f"{name}\0{content}\n".encode())
     return total.hexdigest()[:16]
 
 

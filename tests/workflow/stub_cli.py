@@ -37,10 +37,6 @@ def main() -> None:
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{path} {values}", encoding="utf-8")
-    if step == "report" and given.step == "report":
-        figures = Path("results", given.archive, clients_name(params), "figures")
-        figures.mkdir(parents=True, exist_ok=True)
-        (figures / "stub.svg").write_text("<svg/>", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -52,6 +53,11 @@ class Project:
         table = text.partition("Job stats:")[2].partition("\n\n")[0]
         jobs = dict(re.findall(r"^(\w+) +(\d+)$", table, flags=re.M))
         return {rule: int(n) for rule, n in jobs.items() if rule not in ("all", "total")}
+
+    def changed(self) -> list[str]:
+        """Stages that DVC would run again."""
+        lines = self.run("dvc", "status", "--json").stdout.splitlines()
+        return list(json.loads(next(line for line in lines if line.startswith("{"))))
 
     def edit(self, **values: object) -> None:
         """Change values of params.yaml, e.g. train__rounds=3."""

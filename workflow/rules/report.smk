@@ -30,6 +30,7 @@ rule report:
 
 rule page:
     input:
+        patches=all_of("split"),
         clients=all_of("partition"),
         runs=all_of("train"),
         scores=all_of("evaluate"),

@@ -28,7 +28,7 @@ RAW = "data/raw/${item}"
 PATCHES = "data/patches/${item}"
 HELD = f"data/clients/${{item}}/{CLIENTS}"
 PLACE = f"${{item}}/{CLIENTS}"
-TRAIN_IN_EVALUATE = ["train." + key for key in ("seeds", "size", "bands", "normalisation", "statistics")]
+SHARED = ("seeds", "size", "bands", "normalisation", "statistics")  # train.*, used by evaluate
 
 
 def stage(step: str, deps: list[str], params: list[str], outs: list[Any], **more: Any) -> dict:
@@ -74,7 +74,7 @@ def stages() -> dict[str, dict]:
         "evaluate": stage(
             "evaluate",
             [PATCHES, f"{HELD}.parquet", f"runs/{PLACE}"],
-            ["evaluate", *TRAIN_IN_EVALUATE],
+            ["evaluate", *(f"train.{key}" for key in SHARED)],
             [f"scores/{PLACE}"],
         ),
         "report": stage(

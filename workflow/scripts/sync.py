@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from mmfl import code, files  # noqa: E402
 from mmfl.cache import Unit  # noqa: E402
-from mmfl.params import Params, clients_name, find_entry, load, runs, step_values  # noqa: E402
+from mmfl.errors import UserError  # noqa: E402
+from mmfl.params import Params, clients_name, load, runs, step_values  # noqa: E402
 from mmfl.params import train_values as values_of_training  # noqa: E402
 from mmfl.workflow import MODALITIES, RUN_FILES  # noqa: E402
 
@@ -73,7 +74,6 @@ def restore_runs(params: Params, archive: str) -> int:
     }
     count = 0
     for spec in runs(params, archive):
-        find_entry(params, spec.method, spec.variant)
         values: dict[str, Any] = values_of_training(params, spec.method, spec.variant)
         values["train"].pop("seeds")
         key = {
@@ -89,13 +89,22 @@ def restore_runs(params: Params, archive: str) -> int:
 
 def main() -> int:
     """Fetch, restore, touch."""
-    params = load("params.yaml")
+    try:
+        return sync(load("params.yaml"))
+    except UserError as error:
+        print(f"mmfl: {error}", file=sys.stderr)
+        return 2
+
+
+def sync(params: Params) -> int:
+    """The three parts; the exit status of the first that fails."""
     status = fetch()
     if status:
         return status
     for archive in params.archives:
         shards, trained = restore_split(params, archive), restore_runs(params, archive)
-        print(f"{archive}: {trained} runs{' and the shards' if shards else ''} put back in the cache")
+        also = " and the shards" if shards else ""
+        print(f"{archive}: {trained} runs{also} put back in the cache")
     touch = [sys.executable, "-m", "snakemake", "--touch", "--cores", "1", "--quiet", "all"]
     environment = os.environ | {"SNAKEMAKE_PROFILE": ""}
     return subprocess.run(touch, env=environment, check=False).returncode
