@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -20,6 +21,13 @@ class File(BaseModel):
     bytes: int | None = Field(None, ge=0)
     checksum: str | None = Field(None, pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")
     unpack: bool = False
+
+    @field_validator("url")
+    @classmethod
+    def _without_credentials(cls, value: str) -> str:
+        if "@" in urlsplit(value).netloc:
+            raise ValueError("expected no user or password; put them in ~/.netrc")
+        return value
 
 
 class Manifest(BaseModel):
@@ -49,9 +57,12 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path}: not found, expected the archive's manifest") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; expected the archive's manifest") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"]))
-        raise UserError(f"{path}: {key}: found {fault['input']!r}; {fault['msg']}") from None
+        key = ".".join(map(str, fault["loc"])) or "manifest"
+        found = "" if "@" in str(fault["input"]) else f"found {str(fault['input'])[:80]!r}; "
+        raise UserError(f"{path}: {key}: {found}{fault['msg']}; correct it") from None

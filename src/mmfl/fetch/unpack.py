@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
+import sys
 import tarfile
+import zlib
+from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 import zstandard
 from tqdm import tqdm
@@ -15,6 +20,8 @@ from mmfl.errors import UserError
 
 MAX_BYTES = 400 << 30
 MAX_MEMBERS = 20_000_000
+ZSTD, GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
+DAMAGED = (tarfile.TarError, zstandard.ZstdError, gzip.BadGzipFile, zlib.error, EOFError)
 
 
 def unpack(
@@ -22,8 +29,18 @@ def unpack(
 ) -> None:
     """Unpack into `folder`, which appears whole or not at all; nothing is done if it is there.
 
+    The compression is taken from the first bytes, not from the name. Links are refused
+    altogether: no archive needs them, and the known ways around tarfile's filter do.
+
+    Args:
+        source: a tar, plain or compressed by gzip or zstd.
+        folder: what to make.
+        max_bytes: refuse a stream that is longer, uncompressed (headers included).
+        max_members: refuse more files and folders.
+
     Raises:
-        UserError: damaged, a member outside the folder, a link, a device, or too large.
+        UserError: damaged or cut off, a member outside the folder, a link or device, too large,
+            no room.
     """
     if folder.exists():
         return
@@ -32,37 +49,105 @@ def unpack(
     temporary.mkdir(parents=True)
     try:
         _extract(source, temporary, max_bytes, max_members)
-    except (tarfile.TarError, zstandard.ZstdError, EOFError, OSError) as error:
+        os.sync()  # one call instead of millions of fsync
+        os.replace(temporary, folder)
+    except DAMAGED as error:
+        raise UserError(f"{source}: damaged ({_line(error)}); delete it, run download") from None
+    except OSError as error:
+        raise UserError(f"{folder}: {_line(error)}; make room or correct the folder") from None
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{source}: cannot be unpacked ({text}); delete it, run download") from None
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    os.replace(temporary, folder)
+
+
+class _Member(tarfile.TarInfo):
+    """Refuses headers that tarfile takes for the end: only a block of zeros is the end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:  # type: ignore[override]
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.HeaderError as error:
+            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+                raise
+            raise tarfile.ReadError(f"cut off or damaged: {error}") from None
+
+
+class _Bounded:
+    """A stream that is refused when it is longer than `limit` bytes."""
+
+    def __init__(self, stream: IO[bytes], limit: int, source: Path) -> None:
+        self.stream, self.left, self.limit, self.source = stream, limit, limit, source
+
+    def read(self, size: int) -> bytes:
+        data = self.stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise UserError(
+                f"{self.source}: found more than {self.limit:,} bytes unpacked, expected less; "
+                "refused"
+            )
+        return data
 
 
 def _extract(source: Path, folder: Path, max_bytes: int, max_members: int) -> None:
     with ExitStack() as stack:
-        stream = stack.enter_context(source.open("rb"))
-        mode = "r|*"
-        if source.name.endswith(".zst"):
-            stream = stack.enter_context(zstandard.ZstdDecompressor().stream_reader(stream))
-            mode = "r|"
-        tar = stack.enter_context(tarfile.open(fileobj=stream, mode=mode))
-        written = 0
-        for count, member in enumerate(tqdm(tar, desc=f"unpack {source.name}", unit="file", delay=2)):
-            written += member.size
-            if written > max_bytes or count >= max_members:
+        bounded = _Bounded(_plain(source, stack), max_bytes, source)
+        tar = stack.enter_context(
+            tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r|", tarinfo=_Member)
+        )
+        interval = 0.5 if sys.stderr.isatty() else 60
+        members = tqdm(
+            _members(tar), desc=f"unpack {source.name}", unit="file", delay=2, mininterval=interval
+        )
+        left = max_bytes
+        for count, member in enumerate(members, 1):
+            _check(source, member, left)
+            left -= member.size
+            if count > max_members:
                 raise UserError(
-                    f"{source}: unpacks to more than {max_bytes:,} bytes or {max_members:,} files; "
-                    "refused"
+                    f"{source}: found more than {max_members:,} members, expected less; refused"
                 )
-            if not (member.isfile() or member.isdir()):
-                raise UserError(f"{source}: member {member.name!r} is a link or a device; refused")
-            try:
-                tar.extract(member, folder, filter="data")
-            except tarfile.FilterError:
-                raise UserError(
-                    f"{source}: member {member.name!r} leads out of its folder; refused"
-                ) from None
+            tar.extract(member, folder, set_attrs=False, filter="data")
+
+
+def _plain(source: Path, stack: ExitStack) -> IO[bytes]:
+    """The uncompressed stream."""
+    stream = stack.enter_context(source.open("rb"))
+    magic = stream.read(4)
+    stream.seek(0)
+    if magic == ZSTD:
+        reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
+        return cast(IO[bytes], stack.enter_context(reader))
+    if magic[:2] == GZIP:
+        return cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=stream)))
+    return stream
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members in order; tarfile would keep all of them, some GB for millions."""
+    while (member := tar.next()) is not None:
+        yield member
+        tar.members.clear()  # type: ignore[attr-defined]
+
+
+def _check(source: Path, member: tarfile.TarInfo, left: int) -> None:
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or "\0" in member.name:
+        raise UserError(
+            f"{source}: member {member.name!r} leads out of its folder, expected a path inside; "
+            "refused"
+        )
+    if not (member.isreg() or member.isdir()):
+        raise UserError(
+            f"{source}: member {member.name!r} is a link or a device, expected files and folders; "
+            "refused"
+        )
+    if not 0 <= member.size <= left:
+        raise UserError(
+            f"{source}: member {member.name!r} has {member.size:,} bytes, expected at most the "
+            f"{left:,} bytes that are left; refused"
+        )
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

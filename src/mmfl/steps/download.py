@@ -1,4 +1,4 @@
-"""Download: a manifest (or a local copy) in, a table of verified files and the archive's root out."""
+"""Download: a manifest or a local copy in, a table of verified files and the root folder out."""
 
 from __future__ import annotations
 
@@ -9,15 +9,33 @@ from pathlib import Path
 
 from mmfl.archives import get
 from mmfl.errors import UserError
-from mmfl.fetch.files import fetch
+from mmfl.fetch.files import fetch, recorded_sha256
 from mmfl.fetch.manifest import read_manifest
 from mmfl.fetch.unpack import unpack
 from mmfl.files import digest, file_sha256, write_json, write_text
 
+Row = tuple[str, int, str]
 
-def run(archive: str, *, manifest: Path, local: Path | None, store: Path, out: Path) -> None:
-    """Write `out/files.csv` (name, bytes, sha256) and `out/root.json` (where the archive lies)."""
-    rows, root = _local(archive, local) if local else _fetched(archive, manifest, store)
+
+def run(archive: str, *, manifest: Path | None, local: Path | None, store: Path, out: Path) -> None:
+    """Write `out/files.csv` (name, bytes, sha256) and `out/root.json` (where the archive lies).
+
+    Args:
+        archive: name of the archive.
+        manifest: its files; not read if there is a local copy.
+        local: an extracted copy, used in place: nothing is copied, only the metadata are hashed.
+        store: folder of the downloaded and unpacked files; the archive's root is made in it.
+        out: folder of the two outputs, which hold no dates.
+
+    Raises:
+        UserError: see `fetch`, `unpack` and `read_manifest`; no local copy in that folder.
+    """
+    if local is not None:
+        rows, root = _local(archive, local)
+    elif manifest is not None:
+        rows, root = _fetched(archive, manifest, store)
+    else:
+        raise UserError(f"download.{archive}: found neither a manifest nor download.local; set one")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("name", "bytes", "sha256"))
@@ -26,25 +44,42 @@ def run(archive: str, *, manifest: Path, local: Path | None, store: Path, out: P
     write_json(out / "root.json", {"root": _relative(root)})
 
 
-def _fetched(archive: str, manifest: Path, store: Path) -> tuple[list[tuple], Path]:
+def _fetched(archive: str, manifest: Path, store: Path) -> tuple[list[Row], Path]:
+    """Fetch and unpack everything; all of it meets as links in one folder of the store."""
     listed = read_manifest(manifest)
     if listed.archive != archive:
-        raise UserError(f"{manifest}: found the archive {listed.archive}, expected {archive}")
-    found = [(file, *fetch(file, store)) for file in listed.files]
-    root = store / f"{archive}-{digest([sha256 for _, _, sha256 in found])}"
-    root.mkdir(parents=True, exist_ok=True)
-    for file, path, _ in found:
+        raise UserError(
+            f"{manifest}: archive: found {listed.archive}, expected {archive}; name another file"
+        )
+    rows: list[Row] = []
+    members: dict[str, Path] = {}
+    for file in listed.files:
+        path = fetch(file.url, store, bytes=file.bytes, checksum=file.checksum)
+        sha256 = recorded_sha256(path) or file_sha256(path)
+        rows.append((file.name, path.stat().st_size, sha256))
+        found = {file.name: path}
         if file.unpack:
-            folder = path.with_name("unpacked")
+            folder = path.with_name(f"{path.name}.unpacked")
             unpack(path, folder)
-            for item in sorted(folder.iterdir()):
-                _link(item, root / item.name)
-        else:
-            _link(path, root / file.name)
-    return [(file.name, path.stat().st_size, sha256) for file, path, sha256 in found], root
+            found = {item.name: item for item in sorted(folder.iterdir())}
+        both = sorted(found.keys() & members.keys())
+        if both:
+            raise UserError(
+                f"{manifest}: {file.name}: found {both[0]} in two files, expected it in one; "
+                "correct the list"
+            )
+        members |= found
+    key = digest(
+        [[file.name, file.unpack, row[2]] for file, row in zip(listed.files, rows, strict=True)]
+    )
+    root = store / f"{archive}-{key}"
+    root.mkdir(parents=True, exist_ok=True)
+    for name, path in members.items():
+        _link(path, root / name)
+    return rows, root
 
 
-def _local(archive: str, local: Path) -> tuple[list[tuple], Path]:
+def _local(archive: str, local: Path) -> tuple[list[Row], Path]:
     names = get(archive).metadata_files
     if not (local / names[0]).is_file():
         raise UserError(
@@ -57,13 +92,17 @@ def _local(archive: str, local: Path) -> tuple[list[tuple], Path]:
 
 def _link(source: Path, target: Path) -> None:
     """A relative link in the archive's root to a file or folder of the store."""
-    if not target.exists():
-        target.unlink(missing_ok=True)
-        target.symlink_to(os.path.relpath(source, target.parent))
+    text = os.path.relpath(source.resolve(), target.parent.resolve())
+    if target.is_symlink() and os.readlink(target) == text:
+        return
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(text)
+    os.replace(temporary, target)
 
 
 def _relative(path: Path) -> str:
     """Relative to the working directory where it lies below it, so that outputs can be moved."""
-    path = path.absolute()
+    path = Path(os.path.normpath(path.absolute()))
     cwd = Path.cwd()
-    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
+    return path.relative_to(cwd).as_posix() if path.is_relative_to(cwd) else str(path)

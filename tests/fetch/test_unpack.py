@@ -1,0 +1,168 @@
+"""Unpacking: inside one folder, whole or not at all, within a stated size."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from mmfl.errors import UserError
+from mmfl.fetch.unpack import unpack
+
+FILES = {"S2/a/a_B02.tif": b"x" * 5000, "S2/b/b_B02.tif": b"", "readme.txt": b"hello"}
+
+
+def tar(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for info, data in members:
+            info.size = len(data) if info.isreg() else 0
+            archive.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def plain(files: dict[str, bytes] = FILES) -> bytes:
+    return tar([(tarfile.TarInfo(name), data) for name, data in files.items()])
+
+
+def special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+def zstd(data: bytes) -> bytes:
+    """Several frames, as parallel compressors write them."""
+    half = len(data) // 2
+    return b"".join(zstandard.compress(piece) for piece in (data[:half], data[half:]))
+
+
+def write(folder: Path, data: bytes, name: str = "a.tar") -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def refused(source: Path, text: str, **limits: int) -> None:
+    folder = source.with_name("out")
+    with pytest.raises(UserError, match=text) as error:
+        unpack(source, folder, **limits)
+    assert str(source) in str(error.value) and "\n" not in str(error.value)
+    assert {item.name for item in source.parent.iterdir()} == {source.name}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress, zstd])
+def test_unpacks_by_content(tmp_path: Path, pack) -> None:
+    """The name says nothing."""
+    source = write(tmp_path, pack(plain()), "content")
+    unpack(source, tmp_path / "out")
+    assert content(tmp_path / "out") == FILES
+    assert {item.name for item in tmp_path.iterdir()} == {"content", "out"}
+
+
+def test_long_names(tmp_path: Path) -> None:
+    files = {"/".join(["n" * 60] * 4): b"1", "é.txt": b"2"}
+    unpack(write(tmp_path, plain(files)), tmp_path / "out")
+    assert content(tmp_path / "out") == files
+
+
+def test_nothing_is_done_twice(tmp_path: Path) -> None:
+    source = write(tmp_path, plain())
+    unpack(source, tmp_path / "out")
+    source.unlink()
+    unpack(source, tmp_path / "out")
+    assert content(tmp_path / "out") == FILES
+
+
+def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".out.unpacking"
+    left.mkdir()
+    (left / "half").touch()
+    unpack(write(tmp_path, plain()), tmp_path / "out")
+    assert content(tmp_path / "out") == FILES
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "S2/../../x", "..", "S2/.."])
+def test_paths_that_lead_out(tmp_path: Path, name: str) -> None:
+    refused(write(tmp_path, plain({"ok": b"1", name: b"2"})), "leads out")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../x", "ok"])
+def test_links(tmp_path: Path, kind: bytes, target: str) -> None:
+    link = special("link", kind, target)
+    through = tarfile.TarInfo("link/x")
+    data = tar([(tarfile.TarInfo("ok"), b"1"), (link, b""), (through, b"2")])
+    refused(write(tmp_path, data), "link or a device")
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_devices(tmp_path: Path, kind: bytes) -> None:
+    refused(write(tmp_path, tar([(special("dev", kind), b"")])), "link or a device")
+
+
+def test_bomb(tmp_path: Path) -> None:
+    data = zstandard.compress(plain({f"{i}": bytes(1 << 20) for i in range(20)}))
+    assert len(data) < 10_000
+    refused(write(tmp_path, data), "left|more than 5,000,000 bytes", max_bytes=5_000_000)
+
+
+def test_one_member_claims_too_much(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("big")
+    info.size = 1 << 40
+    refused(write(tmp_path, info.tobuf()), "1,099,511,627,776 bytes", max_bytes=1 << 30)
+
+
+def test_bomb_in_a_header(tmp_path: Path) -> None:
+    """A name of 20 MB counts too."""
+    info = tarfile.TarInfo("x" * 20_000_000)
+    data = zstandard.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    refused(write(tmp_path, data), "more than 1,000,000 bytes", max_bytes=1_000_000)
+
+
+def test_too_many_members(tmp_path: Path) -> None:
+    data = plain({f"{i}": b"" for i in range(11)})
+    refused(write(tmp_path, data), "more than 10 members", max_members=10)
+    unpack(tmp_path / "a.tar", tmp_path / "out", max_members=11)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("at", [0.1, 0.5, 0.9])
+def test_cut_off_compressed(tmp_path: Path, pack, at: float) -> None:
+    data = pack(plain({f"{i}": f"{i}".encode() * 500 for i in range(40)}))
+    refused(write(tmp_path, data[: int(at * len(data))]), "damaged")
+
+
+@pytest.mark.parametrize("at", [0, 512, 512 + 5120, 512 + 5120 + 100, 512 + 5120 + 512])
+def test_cut_off_where_tarfile_sees_an_end(tmp_path: Path, at: int) -> None:
+    refused(write(tmp_path, plain()[:at]), "damaged")
+
+
+def test_garbage(tmp_path: Path) -> None:
+    refused(write(tmp_path, b"<html>not found</html>" * 100), "damaged")
+    data = bytearray(plain())
+    data[512 + 5120 : 512 + 5120 + 512] = b"\xff" * 512
+    refused(write(tmp_path, bytes(data)), "damaged")
+
+
+def test_flipped_bit_in_zstd(tmp_path: Path) -> None:
+    data = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(plain()))
+    data[len(data) // 2] ^= 1
+    refused(write(tmp_path, bytes(data)), "damaged")
+
+
+def test_executable_bits_and_owners_are_not_taken_over(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("run")
+    info.mode = 0o6777
+    unpack(write(tmp_path, tar([(info, b"#!")])), tmp_path / "out")
+    assert (tmp_path / "out/run").stat().st_mode & 0o7111 == 0
