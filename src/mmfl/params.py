@@ -36,7 +36,7 @@ class Section(BaseModel):
 class Simulate(Section):
     """The simulated archive (docs/simulated.md)."""
 
-    pairs: int = Field(2400, ge=40, description="locations to draw")
+    pairs: int = Field(1600, ge=40, description="locations to draw")
     seed: int = Field(7, ge=0, description="seed of the generator")
     countries: list[str] = Field(
         ["Austria", "Finland", "Ireland", "Portugal"], min_length=1, description="countries drawn"
@@ -142,7 +142,7 @@ class Train(Section):
     bands: dict[str, list[str]] = Field(
         {"s1": ["VV", "VH"], "s2": [b for b in S2_BANDS if b not in ("B01", "B09")]}
     )
-    rounds: int = Field(12, ge=1)
+    rounds: int = Field(10, ge=1)
     epochs: int = Field(1, ge=1, description="local epochs of a round")
     batch: int = Field(32, ge=2)
     optimiser: Literal["sgd", "adam"] = "sgd"
