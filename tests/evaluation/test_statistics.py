@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from mmfl.evaluation.statistics import differences, holm, interval, paired, summarise
 
@@ -45,6 +46,12 @@ def test_holm_by_hand():
     assert holm([None]) == [None] and holm([]) == []
 
 
+def test_holm_equals_statsmodels():
+    ps = np.random.default_rng(2).random(9) ** 4
+    expected = multipletests(ps, method="holm")[1]
+    assert holm(list(ps)) == pytest.approx(list(expected), abs=1e-15)
+
+
 def test_faults():
     with pytest.raises(ValueError, match="as many"):
         paired([1.0], [1.0, 2.0])
@@ -68,3 +75,24 @@ def test_summaries_and_differences_of_a_frame():
     assert delta.loc["a", "diff"] == pytest.approx((0.1 + 0.12 + 0.09) / 3)
     assert delta.loc["a", "p_holm"] == pytest.approx(delta.loc["a", "p"])  # b has no p-value
     assert np.isnan(delta.loc["b", "p"]) and np.isnan(delta.loc["b", "p_holm"])
+
+
+def test_frames_agree_with_single_estimates():
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame(
+        {"run": np.repeat(["mf", "a"], 4), "seed": [1, 2, 3, 4] * 2, "metric": "ap"}
+    )
+    frame["value"] = rng.random(8)
+    base, own = frame["value"].to_numpy().reshape(2, 4)
+    row = summarise(frame, ["run"]).set_index("run").loc["a"]
+    one = interval(own)
+    assert row[["mean", "sd", "low", "high"]].tolist() == pytest.approx(
+        [one.mean, one.sd, one.low, one.high]
+    )
+    row = differences(frame, ["metric"], "run", "mf", ["metric"]).iloc[0]
+    one = paired(own, base)
+    assert row[["diff", "diff_sd", "diff_low", "diff_high", "p"]].tolist() == pytest.approx(
+        [one.mean, one.sd, one.low, one.high, one.p]
+    )
+    same = differences(frame.assign(value=0.5), ["metric"], "run", "mf", ["metric"]).iloc[0]
+    assert same["p"] == 1 and same["diff_sd"] == 0

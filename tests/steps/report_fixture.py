@@ -18,7 +18,8 @@ CLASSES = [
     "Complex cultivation patterns",
     "Land principally occupied by agriculture, with significant areas of natural vegetation",
     "Agro-forestry areas", "Broad-leaved forest", "Coniferous forest", "Mixed forest",
-    "Natural grassland and sparsely vegetated areas", "Moors, heathland and sclerophyllous vegetation",
+    "Natural grassland and sparsely vegetated areas",
+    "Moors, heathland and sclerophyllous vegetation",
     "Transitional woodland, shrub", "Beaches, dunes, sands", "Inland wetlands", "Coastal wetlands",
     "Inland waters", "Marine waters",
 ]  # fmt: skip
@@ -64,7 +65,9 @@ def write_runs(root: Path, seeds: tuple[int, ...] = (1, 2, 3)) -> list[dict[str,
                 path.parent.mkdir(parents=True, exist_ok=True)
             _write_scores(paths, method, variant, seed, level)
             _write_run(paths, method, variant, seed, level)
-            found.append({"method": method, "variant": variant, "label": label, "seed": seed} | paths)
+            found.append(
+                {"method": method, "variant": variant, "label": label, "seed": seed} | paths
+            )
     return found
 
 
@@ -81,7 +84,9 @@ def write_partition(root: Path) -> Path:
             entry["labels"] = {str(i): int(s * sizes["train"]) for i, s in enumerate(share)}
             clients[f"{group}-{q}"] = entry
             for split, count in sizes.items():
-                rows += [(f"{group}-{q}", group, q, f"{group}-{split}-{i}", split) for i in range(count)]
+                rows += [
+                    (f"{group}-{q}", group, q, f"{group}-{split}-{i}", split) for i in range(count)
+                ]
     frame = pd.DataFrame(rows, columns=["client", "group", "modality", "pair", "split"])
     path = folder / "country-duplicate-p0.parquet"
     frame.to_parquet(path, index=False)
@@ -110,7 +115,9 @@ def _write_scores(paths: dict, method: str, variant: str, seed: int, level: floa
     for policy in ("modality", "average") if exchanges else ("modality",):
         shift = -0.03 if policy == "average" else 0.0
         for modalities, lost in loss.items():
-            add(own + shift - lost, kind="subset", policy=policy, modalities=modalities, patches=561)
+            add(
+                own + shift - lost, kind="subset", policy=policy, modalities=modalities, patches=561
+            )
         add(own + shift - 0.05, kind="incomplete", policy=policy, modalities="fewer", patches=39)
     for removed, rest in (("s1", "s2"), ("s2", "s1")):
         for rate in (0, 25, 50, 75, 100):
@@ -121,7 +128,9 @@ def _write_scores(paths: dict, method: str, variant: str, seed: int, level: floa
         for client in CLIENTS:
             add(own - 0.1 - 0.05 * rng.random(), kind="client", policy="modality", client=client,
                 modalities=client[-2:], patches=580)  # fmt: skip
-    for policy, shift in (("modality", 0), ("average", -0.02), ("local", 0.015)) if exchanges else ():
+    for policy, shift in (
+        (("modality", 0), ("average", -0.02), ("local", 0.015)) if exchanges else ()
+    ):
         for client in CLIENTS:
             add(own + shift + 0.01 * rng.normal(), kind="own", policy=policy, client=client,
                 modalities=client[-2:], patches=150)  # fmt: skip
@@ -129,13 +138,16 @@ def _write_scores(paths: dict, method: str, variant: str, seed: int, level: floa
         for metric in ("ap", "f1"):
             value = float(np.clip(own + 0.3 * np.cos(index) + 0.02 * rng.normal(), 0.02, 0.98))
             rows.append({"kind": "class", "policy": "modality", "modalities": "s1+s2",
-                         "class": name, "metric": metric, "value": value, "patches": 561})  # fmt: skip
+                         "class": name, "metric": metric, "value": value,
+                         "patches": 561})  # fmt: skip
     rows.append({"kind": "pooled_statistics", "modalities": "s1", "patches": 12})
     frame = pd.DataFrame(rows, columns=COLUMNS)
     for column in ("rate", "patches", "classes"):
         frame[column] = frame[column].astype("Int64")
     frame.to_csv(paths["scores"], index=False)
-    labels = [np.flatnonzero(generator("labels", i).random(18) < 0.15).astype(np.int8) for i in range(60)]
+    labels = [
+        np.flatnonzero(generator("labels", i).random(18) < 0.15).astype(np.int8) for i in range(60)
+    ]
     pd.DataFrame(
         {
             "pair": [f"pair-{i:03d}" for i in range(60)],
@@ -147,7 +159,10 @@ def _write_scores(paths: dict, method: str, variant: str, seed: int, level: floa
 
 def _write_run(paths: dict, method: str, variant: str, seed: int, level: float) -> None:
     rng = generator("rounds", method, variant, seed)
-    trains, exchanges = method != "prior", method not in ("prior", "local") and "central" not in method
+    trains, exchanges = (
+        method != "prior",
+        method not in ("prior", "local") and "central" not in method,
+    )
     rows = []
     for number in range(1, 13) if trains else ():
         for client in ["all"] if "central" in method else CLIENTS:
@@ -164,7 +179,8 @@ def _write_run(paths: dict, method: str, variant: str, seed: int, level: float) 
         "method": method, "variant": variant, "seed": seed, "classes": CLASSES,
         "parameters": {"train": {"statistics": "modality",
                                  "normalisation": "global" if variant == "default" else "client"}},
-        "flops_per_sample": 9.7e6 * trains * (1.08 if "fw" in method else 1), "flops": 2.9e11 * trains,
+        "flops_per_sample": 9.7e6 * trains * (1.08 if "fw" in method else 1),
+        "flops": 2.9e11 * trains,
         "parameters_count": 181_203 if trains else 19, "bytes_up": count, "bytes_down": count,
         "rounds": 12 * trains, "train_locations": 1180,
     }  # fmt: skip

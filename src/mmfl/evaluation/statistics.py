@@ -6,14 +6,12 @@ choice of hyper-parameters. With one seed there is no interval, and none is inve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 
 @dataclass(frozen=True)
@@ -79,11 +77,13 @@ def paired(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Estim
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
     """p-values after Holm's step-down correction; None stays None and is not counted."""
-    known = [p for p in ps if p is not None]
-    if not known:
-        return [None for _ in ps]
-    adjusted = iter(multipletests(known, method="holm")[1])
-    return [None if p is None else float(next(adjusted)) for p in ps]
+    known = [place for place, p in enumerate(ps) if p is not None]
+    adjusted: list[float | None] = [None] * len(ps)
+    largest = 0.0
+    for rank, place in enumerate(sorted(known, key=lambda place: ps[place] or 0.0)):
+        largest = max(largest, min(1.0, (len(known) - rank) * (ps[place] or 0.0)))
+        adjusted[place] = largest
+    return adjusted
 
 
 def summarise(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -93,13 +93,13 @@ def summarise(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         frame: a row per seed, with the column `value`; empty values are left out.
 
     Returns:
-        `by`, mean, sd, low, high, n (see `Estimate`).
+        `by`, mean, sd, low, high, n: what `interval` gives for each group.
     """
-    rows = []
-    for key, group in _groups(frame.dropna(subset=["value"]), by):
-        found = interval(group["value"].to_numpy())
-        rows.append((*key, found.mean, found.sd, found.low, found.high, found.n))
-    return pd.DataFrame(rows, columns=[*by, "mean", "sd", "low", "high", "n"])
+    groups = frame.dropna(subset=["value"]).groupby(list(by), sort=False, dropna=False)["value"]
+    found = groups.agg(mean="mean", sd="std", n="count").reset_index()
+    half = _half(found["sd"], found["n"])
+    found["low"], found["high"] = found["mean"] - half, found["mean"] + half
+    return found[[*by, "mean", "sd", "low", "high", "n"]]
 
 
 def differences(
@@ -113,30 +113,30 @@ def differences(
         family: columns within which p-values are corrected together (Holm).
 
     Returns:
-        `by`, `entity`, diff, diff_sd, diff_low, diff_high, diff_n, p, p_holm; no row for the
-        baseline itself, nor where there is no common seed.
+        `by`, `entity`, diff, diff_sd, diff_low, diff_high, diff_n, p, p_holm, tests
+        (p-values corrected together): what `paired` gives;
+        no row for the baseline itself, nor where there is no common seed.
     """
-    rows = []
-    for key, group in _groups(frame.dropna(subset=["value"]), by):
-        values = {
-            name: part.set_index("seed")["value"]
-            for name, part in group.groupby(entity, sort=False)
-        }
-        for name, own in values.items():
-            seeds = own.index.intersection(values[baseline].index) if baseline in values else []
-            if name == baseline or not len(seeds):
-                continue
-            found = paired(own[seeds].to_numpy(), values[baseline][seeds].to_numpy())
-            rows.append((*key, name, found.mean, found.sd, found.low, found.high, found.n, found.p))
-    columns = [*by, entity, "diff", "diff_sd", "diff_low", "diff_high", "diff_n", "p"]
-    result = pd.DataFrame(rows, columns=columns).assign(p_holm=np.nan)
-    for _, group in _groups(result, family):
-        known = [None if pd.isna(p) else float(p) for p in group["p"]]
-        result.loc[group.index, "p_holm"] = np.array(holm(known), np.float64)
-    return result
+    known = frame.dropna(subset=["value"])
+    own, base = known[known[entity] != baseline], known[known[entity] == baseline]
+    keys = [*by, "seed"]
+    both = own.merge(base[[*keys, "value"]], on=keys, suffixes=("", "_base"))
+    both["value"] = both["value"] - both["value_base"]
+    found = summarise(both, [*by, entity])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = found["mean"].abs() / (found["sd"] / np.sqrt(found["n"]))
+    p = pd.Series(2 * stats.t.sf(t, (found["n"] - 1).clip(lower=1)), found.index)
+    found["p"] = p.mask((found["sd"] == 0) & (found["mean"] == 0), 1.0).where(found["sd"].notna())
+    found["p_holm"], found["tests"] = np.nan, 0
+    for _, group in found.groupby(list(family), sort=False, dropna=False):
+        listed = [None if pd.isna(p) else float(p) for p in group["p"]]
+        found.loc[group.index, "p_holm"] = np.array(holm(listed), np.float64)
+        found.loc[group.index, "tests"] = len(listed) - listed.count(None)
+    return found.rename(
+        columns={c: f"diff_{c}" for c in ("sd", "low", "high", "n")} | {"mean": "diff"}
+    )
 
 
-def _groups(
-    frame: pd.DataFrame, by: Sequence[str]
-) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    yield from frame.groupby(list(by), sort=False, dropna=False)
+def _half(sd: pd.Series, n: pd.Series, level: float = 0.95) -> pd.Series:
+    """Half the width of the t-interval of a mean; empty with one value."""
+    return sd * stats.t.ppf((1 + level) / 2, (n - 1).clip(lower=1)) / np.sqrt(n)

@@ -69,7 +69,8 @@ def claim(frame: pd.DataFrame, prefix: str, baseline: str, what: str) -> str:
             items = [f"{r['label']} ({points(r[diff], True)})" for _, r in group.iterrows()]
             parts.append(f"{word} {baseline}: {_listed(items)}")
     found = "; ".join(parts) if parts else f"no row differs from {baseline}"
-    text = f"In {what}, after Holm's correction over {_count(len(tested), 'difference')}, {found}."
+    count = _count(int(tested[f"{prefix}tests"].max()), "difference")
+    text = f"In {what}, after Holm's correction over {count}, {found}."
     rest = tested[~sure]
     if len(rest):
         half = (rest[f"{prefix}diff_high"] - rest[f"{prefix}diff_low"]).max() / 2

@@ -35,7 +35,8 @@ CAPTIONS = {  # name: (alternative text, caption)
     "missing": (
         "Score by missing rate for each removed modality",
         "Macro average precision when a share of the test patches lacks a modality, the same "
-        "patches for all methods. Vertical lines: 95 % intervals over seeds.",
+        "patches for all methods. Vertical lines: 95 % intervals over seeds. "
+        "Points of one rate stand side by side.",
     ),
     "classes": (
         "Average precision per class and method",

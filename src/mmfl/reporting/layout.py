@@ -33,7 +33,7 @@ class Table:
     title: str
     header: list[str]
     rows: list[list[str]]
-    note: str
+    notes: list[str]
     baseline: list[bool] = field(default_factory=list)
 
 
@@ -80,13 +80,13 @@ def ablation(frame: pd.DataFrame, baseline: str) -> Table:
             cells += [estimate(row, f"{policy}_f1_micro_")]
         rows.append(cells)
     claims = [
-        claim(frame, f"{p}_ap_macro_", baseline, f"macro average precision, policy {p},")
+        claim(frame, f"{p}_ap_macro_", baseline, f"macro average precision under policy {p}")
         for p in known
     ]
     note = [
         _seeds(frame),
         f"Differences to {baseline} under the same policy of the running statistics; p-values are "
-        "corrected over all methods of the comparison.",
+        "corrected over all methods of the comparison, not only those shown here.",
         *claims,
         SEEDS,
     ]
@@ -101,17 +101,17 @@ def missing(frame: pd.DataFrame, baseline: str) -> Table:
     subset = frame["kind"] == "subset"
     for metric, chosen in (("ap_macro", ap), ("f1_micro", frame["metric"] == "f1_micro")):
         for name in frame[subset]["modalities"].unique():
-            title = f"{NAMES[metric]}, {modality_names(name)}"
+            title = ("" if metric == "ap_macro" else f"{NAMES[metric]}, ") + modality_names(name)
             questions.append((title, subset & chosen & (frame["modalities"] == name), name))
     curves = frame[(frame["kind"] == "missing") & frame["rate"].between(1, 99)]
     for (removed, rate), _ in curves.groupby(["removed", "rate"]):
         chosen = ap & (frame["removed"] == removed) & (frame["rate"] == rate)
-        title = f"AP macro, {rate:.0f} % without {modality_names(removed)}"
+        title = f"{rate:.0f} % without {modality_names(removed)}"
         questions.append((title, chosen & (frame["kind"] == "missing"), ""))
     fewer = ap & (frame["kind"] == "incomplete")
     if fewer.any():
         count = range_of(frame[fewer]["patches"])
-        questions.append((f"AP macro, locations with fewer modalities ({count})", fewer, ""))
+        questions.append((f"Locations with fewer modalities ({count})", fewer, ""))
     runs = frame[["run", "label"]].drop_duplicates()
     tables = [frame[chosen].set_index("run") for _, chosen, _ in questions]
     rows = []
@@ -124,7 +124,7 @@ def missing(frame: pd.DataFrame, baseline: str) -> Table:
     claims = [
         claim(t.reset_index(), "", baseline, f"macro average precision with {modality_names(q[2])}")
         for q, t in zip(questions, tables, strict=True)
-        if q[2] and "+" not in q[2] and q[0].startswith("AP")
+        if q[2] and "+" not in q[2] and not q[0].startswith("F1")
     ]
     note = [
         "Subsets and rates are scored on the test locations that hold every modality "
@@ -134,7 +134,14 @@ def missing(frame: pd.DataFrame, baseline: str) -> Table:
         SEEDS,
     ]
     header = ["Method", *(title for title, _, _ in questions)]
-    return _table("missing", "Missing modalities (%)", header, rows, note, runs["run"] == baseline)
+    return _table(
+        "missing",
+        "Missing modalities: AP macro, where not F1 (%)",
+        header,
+        rows,
+        note,
+        runs["run"] == baseline,
+    )
 
 
 def policies(frame: pd.DataFrame, baseline: str) -> Table:
@@ -215,7 +222,7 @@ def _table(
     note: list[str],
     base: pd.Series,
 ) -> Table:
-    return Table(name, title, header, rows, " ".join(n for n in note if n), list(base))
+    return Table(name, title, header, rows, [n for n in note if n], list(base))
 
 
 def _single_clients(frame: pd.DataFrame) -> str:

@@ -103,10 +103,10 @@ def measured_table(frame: pd.DataFrame, labels: dict[str, str]) -> Table:
         "Device",
         "Begun",
     ]
-    note = (
-        "Measured on the machine that trained, mean over seeds; not part of the versioned tables. "
-        "Peak memory is that of the process, which may have trained several seeds."
-    )
+    note = [
+        "Measured on the machine that trained, mean over seeds; not part of the versioned tables.",
+        "Peak memory is that of the process, which may have trained several seeds.",
+    ]
     return Table("measured", "Measured: time and memory", header, rows, note, [False] * len(rows))
 
 
@@ -120,10 +120,11 @@ def clients_table(summary: dict[str, Any]) -> Table:
     empty = _listed(summary.get("empty_clients", []))
     lonely = summary.get("without_partner", {})
     lonely_text = _listed([f"{count:,} only in {q.upper()}" for q, count in sorted(lonely.items())])
-    note = (
-        f"Clients without training patches: {empty}. Locations without a partner: {lonely_text}. "
-        f"Training pairs shared by several clients: {summary.get('shared_training_pairs', 0):,}."
-    )
+    note = [
+        f"Clients without training patches: {empty}.",
+        f"Locations without a partner: {lonely_text}.",
+        f"Training pairs shared by several clients: {summary.get('shared_training_pairs', 0):,}.",
+    ]
     header = ["Client", "Group", "Modality", "Training", "Validation", "Test"]
     return Table("clients", "Who holds what", header, rows, note, [False] * len(rows))
 

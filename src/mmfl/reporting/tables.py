@@ -17,7 +17,7 @@ import pandas as pd
 
 METRICS = ("ap_macro", "f1_micro", "f1_weighted", "f1_macro", "ap_micro")
 ESTIMATE = ("mean", "sd", "low", "high")
-DELTA = ("diff", "diff_sd", "diff_low", "diff_high", "p", "p_holm")
+DELTA = ("diff", "diff_sd", "diff_low", "diff_high", "p", "p_holm", "tests")
 HEAD = ("run", "label", "method", "variant", "seeds")
 POLICIES = ("modality", "average", "local")
 

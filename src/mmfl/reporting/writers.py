@@ -71,7 +71,7 @@ def latex(table: Table, simulated: bool) -> str:
 
 
 def plain(table: Table, columns: int = 4) -> str:
-    """The first columns for a terminal, aligned, without intervals; the sentence below."""
+    """The first columns for a terminal, aligned, without intervals; the notes not."""
     picked = [0, *range(1, columns), *range(len(table.header) - 2, len(table.header))]
     rows = [[cells[i].replace("\n", " ") for i in picked] for cells in (table.header, *table.rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(picked))]
@@ -91,4 +91,4 @@ def escape(text: str) -> str:
 
 
 def _note(table: Table, simulated: bool) -> str:
-    return f"{SIMULATED} {table.note}" if simulated else table.note
+    return " ".join([SIMULATED, *table.notes] if simulated else table.notes)

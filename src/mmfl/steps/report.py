@@ -322,5 +322,5 @@ def headline(results: Path) -> str:
     """The comparison as plain text for a terminal."""
     table = laid_out(results)["comparison"]
     simulated = "The data are simulated.\n" if results.parent.name == "simulated" else ""
-    note = "\n".join(textwrap.wrap(table.note, 100))
+    note = "\n".join(textwrap.wrap(" ".join(table.notes), 100))
     return f"{simulated}{table.title} ({results})\n\n{writers.plain(table)}\n\n{note}"
