@@ -1,0 +1,1 @@
+"""Multi-modal federated learning for remote sensing."""

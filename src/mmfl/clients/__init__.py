@@ -1,0 +1,1 @@
+"""Who holds what: scenarios, modality assignments, the manifest."""

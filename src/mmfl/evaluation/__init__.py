@@ -1,0 +1,1 @@
+"""Scores, modality subsets, statistics over seeds."""

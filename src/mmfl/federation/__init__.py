@@ -1,0 +1,1 @@
+"""The round loop, local training, data as clients see it, checkpoints."""

@@ -1,0 +1,1 @@
+"""Backbones, whitening, fusion, losses, the multi-modal network."""

@@ -1,0 +1,1 @@
+"""Encoded patches on disk: writing, reading, batching, normalisation."""

@@ -1,0 +1,1 @@
+"""The six steps: each puts the packages together and reads from top to bottom."""

@@ -1,0 +1,1 @@
+"""Additions to a strategy: loss terms and state of their own."""
