@@ -35,7 +35,7 @@ def png(locations: list[Location]) -> str:
     """The pictures as a base64 PNG, two locations per row."""
     with style():
         lines = -(-len(locations) // 2)
-        figure = Figure(figsize=(11, 2.15 * lines), layout="constrained", dpi=110)
+        figure = Figure(figsize=(9.6, 1.95 * lines), layout="constrained", dpi=130)
         axes = figure.subplots(lines, 6, squeeze=False, width_ratios=[1, 1, 1.35] * 2)
         for ax in axes.ravel():
             ax.axis("off")
@@ -75,7 +75,7 @@ def _picture(ax, image: NDArray[np.float64] | None, missing: str, title: str) ->
         ax.text(0.5, 0.5, f"no {missing}", ha="center", va="center", color=MUTED)
     else:
         ax.imshow(image, interpolation="nearest")
-    ax.set_title(title[-28:], fontsize=6.5, color=MUTED)
+    ax.set_title(title[-28:], fontsize=6.2, color=MUTED)
 
 
 def _words(ax, location: Location) -> None:
@@ -84,6 +84,6 @@ def _words(ax, location: Location) -> None:
     wrong = [f"✗ {name}" for name in location.predicted if name not in location.labels]
     lines = []
     for text in [*found, *wrong]:
-        lines += textwrap.wrap(text, 34, subsequent_indent="   ")
-    ax.text(0, 1, "\n".join(lines[:12]), va="top", fontsize=6.8, linespacing=1.35,
+        lines += textwrap.wrap(text, 31, subsequent_indent="   ")
+    ax.text(0, 1, "\n".join(lines[:12]), va="top", fontsize=7.2, linespacing=1.35,
             transform=ax.transAxes)  # fmt: skip

@@ -1,0 +1,71 @@
+import numpy as np
+import pandas as pd
+
+from mmfl.reporting import figures, gallery
+from mmfl.reporting.page import picture
+from mmfl.reporting.style import looks
+
+LABELS = {"mf": "mf", "a": "a method with a rather long name"}
+DELTAS = pd.DataFrame(
+    {"run": ["a", "a"], "metric": ["ap_macro", "f1_micro"], "diff": [0.01, 0.02],
+     "diff_low": [0.0, np.nan], "diff_high": [0.02, np.nan], "p_holm": [0.04, np.nan]}
+)  # fmt: skip
+
+
+def test_equal_data_give_equal_bytes(tmp_path):
+    for name in ("one", "two"):
+        figures.save(tmp_path / name, "d", figures.forest(DELTAS, LABELS, "mf"), DELTAS)
+    for end in ("svg", "csv"):
+        one, two = ((tmp_path / name / f"d.{end}").read_bytes() for name in ("one", "two"))
+        assert one == two
+    assert b"<dc:date>" not in (tmp_path / "one" / "d.svg").read_bytes()
+
+
+def test_a_figure_without_data_says_so(tmp_path):
+    empty = {
+        "learning": figures.learning(
+            pd.DataFrame(columns=["run", "seed", "round", "value"]), LABELS, "mf"
+        ),
+        "missing": figures.missing(
+            pd.DataFrame(columns=["run", "removed", "rate", "mean"]), LABELS, "mf"
+        ),
+        "classes": figures.classes(pd.DataFrame(), LABELS),
+        "labels": figures.distribution(pd.DataFrame()),
+        "differences": figures.forest(DELTAS[:0], LABELS, "mf"),
+    }
+    assert set(empty) == set(figures.CAPTIONS)
+    for name, figure in empty.items():
+        figures.save(tmp_path, name, figure, DELTAS)
+        assert "<text" in (tmp_path / f"{name}.svg").read_text()
+
+
+def test_every_run_looks_different():
+    runs = [f"r{i}" for i in range(12)]
+    found = {tuple(look.values()) for look in looks(runs, "r3").values()}
+    assert len(found) == 12
+
+
+def test_inline_pictures_have_their_own_ids(tmp_path):
+    figures.save(tmp_path, "d", figures.forest(DELTAS, LABELS, "mf"), DELTAS)
+    svg = str(picture(tmp_path / "d.svg", 'an "alt" <text>', "caption").svg)
+    assert svg.startswith('<svg role="img" aria-label="an &#34;alt&#34; &lt;text&gt;"')
+    ids = {part.split('"')[0] for part in svg.split(' id="')[1:]}
+    assert ids and all(name.startswith("d-") for name in ids)
+    for mark in ('href="#', "url(#"):
+        for part in svg.split(mark)[1:]:
+            assert part.replace(")", '"').split('"')[0] in ids
+    assert "http" not in svg.replace("http://www.w3.org/", "")
+
+
+def test_stretch_and_composite():
+    rng = np.random.default_rng(0)
+    image = gallery.rgb(rng.gamma(2, 500, (3, 9, 9)))
+    assert image.shape == (9, 9, 3) and image.min() == 0 and image.max() == 1
+    assert gallery.composite(rng.normal(-12, 3, (2, 9, 9))).shape == (9, 9, 3)
+    assert np.isfinite(gallery.rgb(np.full((3, 4, 4), 7.0))).all()
+    assert gallery.rgb(None) is None and gallery.composite(None) is None
+
+
+def test_gallery_with_a_missing_modality():
+    place = gallery.Location("pair", None, np.ones((2, 5, 5)), ("Pastures",), ("Inland waters",))
+    assert gallery.png([place]) == gallery.png([place])

@@ -1,0 +1,188 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_fixture import CLASSES, write_partition, write_runs
+
+from mmfl.errors import UserError
+from mmfl.reporting import figures, layout
+from mmfl.reporting.gallery import Location
+from mmfl.reporting.gather import policy_scores, read_scores
+from mmfl.reporting.writers import read_csv
+from mmfl.steps import report
+
+PLACE = Path("simulated", "country-duplicate-p0")
+
+
+def build(root: Path, seeds: tuple[int, ...] = (1, 2, 3)) -> dict:
+    runs, manifest = write_runs(root, seeds), write_partition(root)
+    made = {"runs": runs, "manifest": manifest, "out": root / "results" / PLACE}
+    report.tables_of(archive="simulated", clients="c", **made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict:
+    return build(tmp_path_factory.mktemp("report"))
+
+
+def write_page(made: dict, out: Path, **changes) -> str:
+    values = {
+        "archive": "simulated", "clients": "country-duplicate-p0", "results": made["out"],
+        "measured": [run["measured"] for run in made["runs"]], "params_text": "a: <b>&</b>",
+        "source_digest": "abc", "simulated": True, "summary": made["manifest"].with_suffix(".json"),
+        "out": out,
+    }  # fmt: skip
+    report.write_page(**(values | changes))
+    return out.read_text()
+
+
+def test_files(made):
+    names = {str(p.relative_to(made["out"])) for p in made["out"].rglob("*") if p.is_file()}
+    tables = {f"tables/{n}.{e}" for n in layout.LAYOUTS for e in ("csv", "md", "tex")}
+    drawn = {f"figures/{n}.{e}" for n in figures.CAPTIONS for e in ("svg", "csv")}
+    assert names == tables | drawn | {"metrics.json"}
+    assert [p.name for p in made["out"].parent.iterdir()] == [made["out"].name]  # no leftovers
+
+
+def test_numbers_can_be_traced_to_scores(made):
+    """Mean and difference of mf+fw, from the nine numbers that are in scores.csv."""
+
+    def values(method: str) -> np.ndarray:
+        found = []
+        for run in made["runs"]:
+            if (run["method"], run["variant"]) == (method, "default"):
+                frame = pd.read_csv(run["scores"])
+                asked = ["kind", "policy", "modalities", "metric"]
+                frame = frame.set_index(asked)["value"]
+                found.append(frame["subset", "modality", "s1+s2", "ap_macro"])
+        return np.array(found)
+
+    compared = read_csv(made["out"] / "tables" / "comparison.csv").set_index("run")
+    own, base = values("mf+fw"), values("mf")
+    assert compared.loc["mf+fw", "ap_macro_mean"] == pytest.approx(own.mean(), abs=1e-12)
+    assert compared.loc["mf+fw", "ap_macro_sd"] == pytest.approx(own.std(ddof=1), abs=1e-12)
+    assert compared.loc["mf+fw", "ap_macro_diff"] == pytest.approx((own - base).mean(), abs=1e-12)
+    assert np.isnan(compared.loc["mf", "ap_macro_diff"])
+    assert list(compared.index)[:2] == ["prior", "local"] and "mf@1f2e3d4c" in compared.index
+    metrics = json.loads((made["out"] / "metrics.json").read_text())
+    assert metrics["mf+fw"]["ap_macro"] == compared.loc["mf+fw", "ap_macro_mean"]
+
+
+def test_ablation_has_the_modules_and_the_rival_under_both_policies(made):
+    frame = read_csv(made["out"] / "tables" / "ablation.csv")
+    assert list(frame["run"]) == ["mf", "mf@1f2e3d4c", "mf+fw", "mf+mim", "mf+fw+mim"]
+    assert frame["average_ap_macro_mean"].to_numpy() == pytest.approx(
+        frame["modality_ap_macro_mean"].to_numpy() - 0.03
+    )
+
+
+def test_full_missing_rate_equals_the_subset(made):
+    frame = read_csv(made["out"] / "tables" / "missing.csv")
+    frame = frame[frame["metric"] == "ap_macro"].set_index("run")
+    lost = frame[(frame["removed"] == "s1") & (frame["rate"] == 100)]["mean"]
+    alone = frame[(frame["kind"] == "subset") & (frame["modalities"] == "s2")]["mean"]
+    assert lost[alone.index].to_numpy() == pytest.approx(alone.to_numpy())
+
+
+def test_policies_are_paired_over_clients_that_all_policies_have(made):
+    scores = read_scores([r for r in made["runs"] if r["method"] == "mf+fw"])
+    drop = (scores["kind"] == "own") & (scores["policy"] == "local")
+    scores.loc[drop & (scores["client"] == "austria-s1"), "value"] = np.nan
+    found = policy_scores(scores)
+    kept = scores[(scores["kind"] == "own") & (scores["metric"] == "ap_macro")
+                  & (scores["client"] != "austria-s1")]  # fmt: skip
+    expected = kept.groupby(["seed", "policy"])["value"].mean()
+    own = found[found["kind"] == "own"].set_index(["seed", "policy"])["value"]
+    assert own[expected.index].to_numpy() == pytest.approx(expected.to_numpy())
+
+
+def test_cost_has_no_seconds(made):
+    frame = read_csv(made["out"] / "tables" / "cost.csv").set_index("run")
+    assert not [c for c in frame if "second" in c or "memory" in c]
+    assert frame.loc["mf", "bytes_up"] == 12 * 8 * 400_000
+    assert frame.loc["local", "bytes_to_target"] != frame.loc["mf", "bytes_to_target"]
+    assert np.isnan(frame.loc["prior", "rounds_to_target"])
+
+
+def test_twice_the_same_bytes(made, tmp_path):
+    again = build(tmp_path)
+    for path in sorted(made["out"].rglob("*.*")):
+        other = again["out"] / path.relative_to(made["out"])
+        assert path.read_bytes() == other.read_bytes(), path.name
+
+
+def test_one_seed_claims_nothing(tmp_path):
+    out = build(tmp_path, seeds=(1,))["out"]
+    text = (out / "tables" / "comparison.md").read_text()
+    assert "± n/a" in text and "± 0.0" not in text and "nothing is claimed" in text
+
+
+def test_results_stay_whole_when_a_run_is_damaged(tmp_path):
+    made = build(tmp_path, seeds=(1,))
+    before = {p: p.read_bytes() for p in made["out"].rglob("*.*")}
+    made["runs"][3]["scores"].write_text("kind,policy\n")
+    with pytest.raises(UserError, match=r"scores\.csv: lacks the column modalities"):
+        report.tables_of(archive="simulated", clients="c", **made)
+    made["runs"][3]["scores"].unlink()
+    with pytest.raises(UserError, match=r"scores\.csv: not readable"):
+        report.tables_of(archive="simulated", clients="c", **made)
+    assert before == {p: p.read_bytes() for p in made["out"].rglob("*.*")}
+    with pytest.raises(UserError, match=r"report\.baseline: found fedsgd"):
+        report.tables_of(archive="simulated", clients="c", **made, baseline="fedsgd")
+
+
+class Outside(HTMLParser):
+    """Collects every reference that leaves the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            leaves = not (value or "").startswith(("#", "data:"))
+            if name in ("src", "href", "xlink:href", "action", "data") and leaves:
+                self.found.append(f"{tag} {name}={value}")
+
+
+def test_the_page_is_self_contained_and_escaped(made, tmp_path):
+    rng = np.random.default_rng(0)
+    places = [
+        Location(
+            f"p{i}", rng.random((3, 8, 8)), rng.random((2, 8, 8)), (CLASSES[i],), (CLASSES[0],)
+        )
+        for i in range(3)
+    ]
+    text = write_page(made, tmp_path / "p.html", locations=places, gallery_run="mf, seed 1")
+    page = Outside()
+    page.feed(text)
+    assert page.found == [] and "script" not in page.tags and "link" not in page.tags
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+    assert "a: &lt;b&gt;&amp;&lt;/b&gt;" in text
+    body = text[text.index("<body>") + 6 :].lstrip()
+    assert body.startswith('<p class="simulated">The data of this report are simulated')
+    assert text.count("<svg ") == len(figures.CAPTIONS) and "data:image/png;base64," in text
+    for number in ("belgium-s1", "31 only in S1", "Peak memory", "0f0f0f"):
+        assert number in text
+
+
+def test_a_real_archive_is_not_called_simulated(made, tmp_path):
+    text = write_page(
+        made, tmp_path / "p.html", archive="bigearthnet-v2", simulated=False, measured=[]
+    )
+    assert "data of this report are simulated" not in text and "No measurements were found" in text
+
+
+def test_headline(made):
+    text = report.headline(made["out"])
+    assert text.startswith("The data are simulated.") and "mf+fw+mim" in text
+    assert "randomness of training only" in " ".join(text.split())
+    with pytest.raises(UserError, match="run report again"):
+        report.headline(made["out"] / "nothing")
