@@ -60,7 +60,9 @@ def download(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
 
 
 @app.command()
-def split(archive: ARCHIVE, params: PARAMS = DEFAULT, workers: int = 1, fresh: FRESH = False) -> None:
+def split(
+    archive: ARCHIVE, params: PARAMS = DEFAULT, workers: int = 1, fresh: FRESH = False
+) -> None:
     """Encode an archive's patches into shards, each modality alone."""
     from mmfl import code
     from mmfl.cache import Unit
@@ -202,7 +204,9 @@ def _manifest(params: Params, archive: str) -> Path:
 
 def _existing(path: Path, step: str) -> Path:
     if not path.exists():
-        raise UserError(f"{path}: not found, expected the output of the step; run mmfl {step} first")
+        raise UserError(
+            f"{path}: not found, expected the output of the step; run mmfl {step} first"
+        )
     return path
 
 

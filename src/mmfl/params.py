@@ -252,12 +252,18 @@ class Params(Section):
                         f"whitening.group: {section.whitening.group} does not divide model.width "
                         f"{section.model.width}"
                     )
-            if base != "late-fusion" and section.train.optimiser == "adam" and section.train.momentum:
+            if (
+                base != "late-fusion"
+                and section.train.optimiser == "adam"
+                and section.train.momentum
+            ):
                 raise ValueError("train.momentum belongs to sgd; set it to 0 with adam")
         if self.model.share_from_stage is not None:
             stages = 3 if self.model.backbone == "compact" else 4
             if self.model.share_from_stage > stages:
-                raise ValueError(f"model.share_from_stage: {self.model.backbone} has {stages} stages")
+                raise ValueError(
+                    f"model.share_from_stage: {self.model.backbone} has {stages} stages"
+                )
         if not any(item.method == self.report.baseline and not item.set for item in entries):
             names = ", ".join(item.method for item in entries)
             raise ValueError(f"report.baseline: {self.report.baseline} is not trained ({names})")
@@ -345,9 +351,7 @@ def clients_name(params: Params) -> str:
 def runs(params: Params, archive: str) -> list[RunSpec]:
     """Every run of an archive, in the order of `train.methods` and `train.seeds`."""
     return [
-        RunSpec(
-            archive, clients_name(params), item.method, variant(item), seed, label_of(item)
-        )
+        RunSpec(archive, clients_name(params), item.method, variant(item), seed, label_of(item))
         for item in map(entry, params.train.methods)
         for seed in params.train.seeds
     ]
@@ -425,7 +429,9 @@ def load(path: Path | str = "params.yaml") -> Params:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: not found; expected a parameter file such as params.yaml") from None
+        raise UserError(
+            f"{path}: not found; expected a parameter file such as params.yaml"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not readable as YAML: {text}") from None

@@ -43,7 +43,9 @@ def tables(draw):
 @given(tables(), st.sampled_from(["random", "country"]), st.integers(1, 5), st.integers(0, 3))
 @settings(max_examples=40, deadline=None)
 def test_duplicate_holds_every_patch_once_per_modality(table, scenario, clients, seed):
-    frame = build(table, scenario=scenario, assignment="duplicate", clients=clients, seed=seed).frame
+    frame = build(
+        table, scenario=scenario, assignment="duplicate", clients=clients, seed=seed
+    ).frame
     for q in ("s1", "s2"):
         assert sorted(frame["pair"][frame["modality"] == q]) == sorted(table["pair"][table[q]])
     assert (frame["client"] == frame["group"] + "-" + frame["modality"]).all()
@@ -81,7 +83,9 @@ def test_random_groups_are_of_equal_size_and_depend_on_the_seed():
             "labels": [np.array([1])] * 100,
         }
     )  # fmt: skip
-    found = [build(table, scenario="random", assignment="duplicate", clients=8, seed=s) for s in (0, 1)]
+    found = [
+        build(table, scenario="random", assignment="duplicate", clients=8, seed=s) for s in (0, 1)
+    ]
     sizes = found[0].frame.groupby(["client", "split"]).size()
     assert sizes.xs("train", level=1).tolist() == [10] * 16
     assert found[0].summary["sha256"] != found[1].summary["sha256"]

@@ -38,7 +38,9 @@ def parameters(method="mf", **changes):
     return resolve(base, MethodEntry(method=method, set=changes))
 
 
-def federation(store, work, method="mf", modalities=("s1", "s2"), assignment="duplicate", **changes):
+def federation(
+    store, work, method="mf", modalities=("s1", "s2"), assignment="duplicate", **changes
+):
     folder, table = store
     params = parameters(method, **changes)
     if len(modalities) == 1:
@@ -83,7 +85,9 @@ def plain_fedavg(fed, initial):
                 F.binary_cross_entropy_with_logits(net({q: x}), y).backward()
                 optimiser.step()
             for key, value in net.named_parameters():
-                change = (value.detach().double() - weights[key].double()) * (len(client.train[q]) / total)
+                change = (value.detach().double() - weights[key].double()) * (
+                    len(client.train[q]) / total
+                )
                 sums[key] = sums[key] + change if key in sums else change
         for key, change in sums.items():
             weights[key] = (weights[key].double() + change).float()
@@ -121,7 +125,9 @@ def test_running_statistics_under_each_policy(store, tmp_path):
             optimiser.step()
     for policy, values in server.statistics.items():
         for (_, name), value in values.items():
-            torch.testing.assert_close(value, net.state_dict()[name], rtol=1e-5, atol=1e-5, msg=policy)
+            torch.testing.assert_close(
+                value, net.state_dict()[name], rtol=1e-5, atol=1e-5, msg=policy
+            )
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,10 @@ def test_shared_stages_are_the_same_parameters_with_own_statistics():
     one, two = net.backbones["s1"].stages[1][0], net.backbones["s2"].stages[1][0]
     assert one.conv1.weight is two.conv1.weight
     assert one.norm1.running_mean is not two.norm1.running_mean
-    assert net.backbones["s1"].stages[0][0].conv1.weight is not net.backbones["s2"].stages[0][0].conv1.weight
+    assert (
+        net.backbones["s1"].stages[0][0].conv1.weight
+        is not net.backbones["s2"].stages[0][0].conv1.weight
+    )
 
 
 def test_initialisation_depends_on_seed_and_name_only():

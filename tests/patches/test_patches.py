@@ -55,7 +55,10 @@ def test_exclusion_and_splits(samples, tmp_path):
 
 
 def test_any_number_of_workers_writes_the_same_bytes(samples, tmp_path):
-    one, two = encode(samples, tmp_path / "1", workers=1), encode(samples, tmp_path / "2", workers=2)
+    one, two = (
+        encode(samples, tmp_path / "1", workers=1),
+        encode(samples, tmp_path / "2", workers=2),
+    )
     files = sorted(p.relative_to(one) for p in one.rglob("*") if p.is_file())
     assert len(files) > 10
     for file in files:
@@ -112,7 +115,9 @@ def test_images_are_resized_as_torch_does(store):
     expected = F.interpolate(torch.from_numpy(raw), size=(48, 48), mode="bilinear", antialias=True)
     assert torch.equal(found[:, :1], expected)
     small = np.load(folder / "s2" / "60m-00000.npy")[[5, 0], 0:1].astype(np.float32)
-    expected = F.interpolate(torch.from_numpy(small), size=(48, 48), mode="bilinear", antialias=True)
+    expected = F.interpolate(
+        torch.from_numpy(small), size=(48, 48), mode="bilinear", antialias=True
+    )
     assert torch.equal(found[:, 1:2], expected)
     images.preload(np.arange(10))
     assert torch.equal(images.batch(np.array([5, 0])), found)

@@ -186,3 +186,35 @@ def test_headline(made):
     assert "randomness of training only" in " ".join(text.split())
     with pytest.raises(UserError, match="run report again"):
         report.headline(made["out"] / "nothing")
+
+
+@pytest.mark.parametrize("methods", [("mf",), ("mf", "prior"), ("prior",)])
+def test_few_methods_are_a_report_too(tmp_path, methods):
+    """One method, no difference, perhaps no policy and no validation score."""
+    runs = [run for run in write_runs(tmp_path, (1, 2)) if run["method"] in methods]
+    runs = [run for run in runs if run["variant"] == "default"]
+    made = {
+        "runs": runs,
+        "manifest": write_partition(tmp_path),
+        "out": tmp_path / "results" / PLACE,
+    }
+    report.tables_of(archive="simulated", clients="c", **made, baseline=methods[0])
+    text = write_page(made, tmp_path / "p.html")
+    assert text.count("<svg ") == len(figures.CAPTIONS) and methods[0] in report.headline(
+        made["out"]
+    )
+
+
+def test_one_modality(tmp_path):
+    runs = write_runs(tmp_path, (1, 2))
+    for run in runs:
+        frame = pd.read_csv(run["scores"])
+        keep = (frame["modalities"] == "s1+s2") | frame["kind"].isin(["own", "client"])
+        frame[keep].replace({"modalities": {"s1+s2": "s2"}}).to_csv(run["scores"], index=False)
+    made = {
+        "runs": runs,
+        "manifest": write_partition(tmp_path),
+        "out": tmp_path / "results" / PLACE,
+    }
+    report.tables_of(archive="simulated", clients="c", **made)
+    assert "none can be missing" in (made["out"] / "figures" / "missing.svg").read_text()

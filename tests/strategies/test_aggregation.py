@@ -16,7 +16,9 @@ def test_weighted_sum_is_numpys_average(weights, seed):
     values = np.random.default_rng(seed).normal(size=(len(weights), 3, 2))
     deltas = [{"w": torch.from_numpy(v)} for v in values]
     found = weighted_sums(deltas, weights)["w"].numpy()
-    np.testing.assert_allclose(found, np.average(values, axis=0, weights=weights), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        found, np.average(values, axis=0, weights=weights), rtol=1e-12, atol=1e-14
+    )
 
 
 @given(sizes)
@@ -37,7 +39,9 @@ def test_add_rounds_once():
 def test_pooled_statistics_are_those_of_the_pooled_sample():
     """Law of total variance: with weights n_k, the pooled biased covariance is np.cov's."""
     rng = np.random.default_rng(0)
-    parts = [rng.normal(size=(n, 4)) @ rng.normal(size=(4, 4)) + rng.normal(size=4) for n in (7, 50, 23)]
+    parts = [
+        rng.normal(size=(n, 4)) @ rng.normal(size=(4, 4)) + rng.normal(size=4) for n in (7, 50, 23)
+    ]
     members = []
     for x in parts:
         cov = np.cov(x.T, bias=True)

@@ -4,7 +4,8 @@
 
 1. `dvc pull` where a default remote is set, else `dvc checkout`;
 2. runs and shards go back into `.cache` under their keys, so that a later run builds on them;
-3. `snakemake --touch`: DVC writes files in any order, so their times say nothing.
+3. `snakemake --touch`: DVC writes files in any order, so their times say nothing;
+4. the pages, which are not versioned, are written anew.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mmfl.cache import Unit  # noqa: E402
 from mmfl.errors import UserError  # noqa: E402
 from mmfl.params import Params, clients_name, load, runs, step_values  # noqa: E402
 from mmfl.params import train_values as values_of_training  # noqa: E402
-from mmfl.workflow import MODALITIES, RUN_FILES  # noqa: E402
+from mmfl.workflow import MODALITIES, RUN_FILES, every  # noqa: E402
 
 
 def fetch() -> int:
@@ -105,9 +106,13 @@ def sync(params: Params) -> int:
         shards, trained = restore_split(params, archive), restore_runs(params, archive)
         also = " and the shards" if shards else ""
         print(f"{archive}: {trained} runs{also} put back in the cache")
-    touch = [sys.executable, "-m", "snakemake", "--touch", "--cores", "1", "--quiet", "all"]
-    environment = os.environ | {"SNAKEMAKE_PROFILE": ""}
-    return subprocess.run(touch, env=environment, check=False).returncode
+    targets = [path for archive in params.archives for path in every("report", params, archive)]
+    touch = [sys.executable, "-m", "snakemake", "--touch", "--forceall"]
+    touch += ["--cores", "1", "--quiet", "all"]
+    environment = {k: v for k, v in os.environ.items() if k != "SNAKEMAKE_PROFILE"}
+    status = subprocess.run([*touch, "--", *targets], env=environment, check=False).returncode
+    page = [sys.executable, str(ROOT / "workflow/scripts/stage.py"), "page", "all"]
+    return status or subprocess.run(page, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -45,7 +45,9 @@ def disjoint(table: pd.DataFrame, modalities: tuple[str, ...], *, seed: int) -> 
     free = np.flatnonzero(held.all(axis=1))
     key = pd.Series(ranks(table["pair"].iloc[free], f"{seed}/disjoint"), index=free)
     by = [table["group"].to_numpy()[free], table["split"].to_numpy()[free]]
-    choice[free] = (key.groupby(by).rank(method="first").to_numpy().astype(int) - 1) % len(modalities)
+    choice[free] = (key.groupby(by).rank(method="first").to_numpy().astype(int) - 1) % len(
+        modalities
+    )
     choice[~held.any(axis=1)] = -1
     return pd.concat([_held(table, q, choice == k) for k, q in enumerate(modalities)])
 

@@ -112,9 +112,13 @@ def read_manifest(path: Path) -> pd.DataFrame:
         frame = table.to_pandas()[COLUMNS]
         stored = (table.schema.metadata or {}).get(KEY, b"").decode()
     except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise UserError(f"{path}: not a partition ({str(error).splitlines()[0]}); run partition") from None
+        raise UserError(
+            f"{path}: not a partition ({str(error).splitlines()[0]}); run partition"
+        ) from None
     if stored != content_hash(frame):
-        raise UserError(f"{path}: content does not fit its hash, it was edited; run partition again")
+        raise UserError(
+            f"{path}: content does not fit its hash, it was edited; run partition again"
+        )
     return frame
 
 

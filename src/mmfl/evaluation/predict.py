@@ -15,7 +15,6 @@ from mmfl.models.ensemble import Ensemble, Expert
 from mmfl.models.network import Network
 from mmfl.patches.batching import batches, patterns
 
-
 Inputs = Callable[[str, np.ndarray], Tensor]
 """(modality, locations) -> standardised images (N, C, H, W) on the device."""
 
@@ -68,7 +67,9 @@ def _features(
     network: Network, q: str, locations: np.ndarray, needed: np.ndarray, inputs: Inputs, batch: int
 ) -> Tensor:
     rows = np.flatnonzero(needed)
-    parts = [network.features(q, inputs(q, locations[rows[part]])) for part in batches(len(rows), batch)]
+    parts = [
+        network.features(q, inputs(q, locations[rows[part]])) for part in batches(len(rows), batch)
+    ]
     if not parts:
         return torch.empty(0)
     values = torch.cat(parts)

@@ -126,9 +126,7 @@ def union_rows(
     if (~complete).any():
         rest = test[~complete]
         partial = [bench.ask(e, rest, [bench.available(rest)])[0] for e in ensembles]
-        found = [
-            _scores(bench.labels[rest], p, cut) for p, cut in zip(partial, cuts, strict=True)
-        ]
+        found = [_scores(bench.labels[rest], p, cut) for p, cut in zip(partial, cuts, strict=True)]
         rows += _mean_rows(
             {"kind": "incomplete", "policy": policy, "modalities": "fewer"}, found, len(rest)
         )
@@ -144,7 +142,9 @@ def union_rows(
     return rows, fused
 
 
-def client_rows(bench: Bench, experts: Sequence[Expert], test: np.ndarray, policy: str) -> list[Row]:
+def client_rows(
+    bench: Bench, experts: Sequence[Expert], test: np.ndarray, policy: str
+) -> list[Row]:
     """Each client's own model on the union test set of its modalities."""
     rows: list[Row] = []
     for expert in experts:
@@ -187,7 +187,9 @@ def _thresholds(bench: Bench, ensemble: Ensemble, validation: np.ndarray) -> flo
     return best_thresholds(bench.labels[validation][seen], probabilities[seen])
 
 
-def _scores(labels: np.ndarray, probabilities: np.ndarray, cut: float | np.ndarray) -> dict[str, Any]:
+def _scores(
+    labels: np.ndarray, probabilities: np.ndarray, cut: float | np.ndarray
+) -> dict[str, Any]:
     """Scores; a location that an ensemble cannot see at all makes the whole row empty."""
     if not len(labels) or np.isnan(probabilities).any():
         return {}

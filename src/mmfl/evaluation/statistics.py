@@ -64,7 +64,7 @@ def paired(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Estim
     """
     if len(a) != len(b):
         raise ValueError(f"paired values: found {len(a)} and {len(b)}, expected as many")
-    found = interval(np.asarray(a, np.float64) - np.asarray(b, np.float64), level)
+    found = interval((np.asarray(a, np.float64) - np.asarray(b, np.float64)).tolist(), level)
     if found.sd is None:
         return found
     error = found.sd / np.sqrt(found.n)

@@ -54,9 +54,7 @@ def local_update(
                     x = data.batch(q, chosen[held], flips).to(device)
                     features[q] = network.features(q, normaliser.client(q, x, client.id))
             labels = torch.from_numpy(data.labels[chosen]).float().to(device)
-            context = Context(
-                network, client, broadcast, last, chosen, features, present, memory
-            )
+            context = Context(network, client, broadcast, last, chosen, features, present, memory)
             loss = classification_loss(network, features, present, labels)
             terms = strategy.local_terms(context)
         losses["loss"] += float(loss.detach())
@@ -103,9 +101,7 @@ def classification_loss(
     `features[q]` (B_q, D) belong to the rows `present[q]` of `labels` (B, P).
     """
     rows = {q: torch.from_numpy(np.flatnonzero(present[q])).to(labels.device) for q in features}
-    branches = [
-        _bce(network.classify({q: z}), labels[rows[q]]) for q, z in features.items()
-    ]
+    branches = [_bce(network.classify({q: z}), labels[rows[q]]) for q, z in features.items()]
     if len(features) == 1:
         return branches[0]
     fused = labels.new_zeros(())
@@ -166,7 +162,9 @@ def _update(
             statistics[info.key] = value.detach().cpu().clone()
             decay[info.key] = (1.0 - float(layer.momentum)) ** uses
     metrics = {name: total / max(steps, 1) for name, total in losses.items()}
-    wire = nbytes(broadcast.parameters.values()) + broadcast.statistics_bytes + nbytes(extras.values())
+    wire = (
+        nbytes(broadcast.parameters.values()) + broadcast.statistics_bytes + nbytes(extras.values())
+    )
     metrics["samples"] = samples
     return Update(client.id, client.size, steps, delta, statistics, decay, extras, metrics, wire)
 

@@ -117,7 +117,9 @@ def validate(fed: Federation, server: Server) -> float | None:
         return None
     mask = {q: fed.data.present[q][locations] for q in fed.data.bands}
     found = []
-    for ensemble in fed.strategy.evaluation_view(server, fed.data.clients, shown_policy(fed.params)):
+    for ensemble in fed.strategy.evaluation_view(
+        server, fed.data.clients, shown_policy(fed.params)
+    ):
         probabilities = ensemble_probabilities(
             fed.network, ensemble, locations, [mask], standardised(fed.data, fed.normaliser, fed.device),
             len(fed.data.classes), fed.params.evaluate.batch,

@@ -61,7 +61,9 @@ def training_flops(
             features[q] = network.features(q, x.to(device))
         total = network.classify(features).square().mean()
         if len(features) > 1:
-            total = total + sum(network.classify({q: z}).square().mean() for q, z in features.items())
+            total = total + sum(
+                network.classify({q: z}).square().mean() for q, z in features.items()
+            )
         if projected:
             total = total + sum(network.project(q, z).square().mean() for q, z in features.items())
         total.backward()

@@ -22,7 +22,10 @@ def ntxent(
     """
     if not len(u):
         return (u.sum() + v.sum()) * 0
-    u, v = u.float() if u.dtype != torch.float64 else u, v.float() if v.dtype != torch.float64 else v
+    u, v = (
+        u.float() if u.dtype != torch.float64 else u,
+        v.float() if v.dtype != torch.float64 else v,
+    )
     across = u @ v.T / temperature
     positives = across.diagonal()
     if negatives == "cross":

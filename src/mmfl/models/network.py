@@ -157,5 +157,9 @@ def initialise(network: Network, seed: int) -> None:
             bound = 1 / math.sqrt(layer.in_features)
             value = (torch.rand(parameter.shape, generator=source) * 2 - 1) * bound
         else:
-            value = torch.ones_like(parameter) if key.endswith("weight") else torch.zeros_like(parameter)
+            value = (
+                torch.ones_like(parameter)
+                if key.endswith("weight")
+                else torch.zeros_like(parameter)
+            )
         parameter.copy_(value)

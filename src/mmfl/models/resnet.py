@@ -88,7 +88,11 @@ class Backbone(nn.Module):
 
 
 def _stages(
-    block: type[Basic] | type[Bottleneck], inputs: int, planes: list[int], depths: list[int], norm: Norm
+    block: type[Basic] | type[Bottleneck],
+    inputs: int,
+    planes: list[int],
+    depths: list[int],
+    norm: Norm,
 ) -> tuple[list[nn.Module], int]:
     stages: list[nn.Module] = []
     for index, (size, depth) in enumerate(zip(planes, depths, strict=True)):
@@ -113,7 +117,10 @@ def compact(bands: int, width: int, norm: Norm) -> Backbone:
 
 def _large_stem(bands: int, norm: Norm) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(bands, 64, 7, 2, 3, bias=False), norm(64, "stem"), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+        nn.Conv2d(bands, 64, 7, 2, 3, bias=False),
+        norm(64, "stem"),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
     )
 
 

@@ -63,7 +63,9 @@ def whitening_matrix(
             break
         failed = (info != 0).to(shrunk.dtype)
         trace = shrunk.detach().diagonal(dim1=-2, dim2=-1).abs().mean(dim=-1).clamp_min(FLOOR)
-        factor, info = torch.linalg.cholesky_ex(shrunk + (failed * more * trace)[..., None, None] * eye)
+        factor, info = torch.linalg.cholesky_ex(
+            shrunk + (failed * more * trace)[..., None, None] * eye
+        )
     return torch.linalg.solve_triangular(factor, eye.expand_as(shrunk), upper=False), fallbacks
 
 
@@ -126,7 +128,9 @@ class BatchWhitening2d(nn.Module):
             # gamma W (x - mu) + beta as one grouped 1x1 convolution
             channels = x.shape[1]
             kernel = matrix.reshape(channels, self.group) * self.weight[:, None].to(wide.dtype)
-            offset = (kernel.reshape(-1, self.group, self.group) @ mean.reshape(-1, self.group, 1)).reshape(-1)
+            offset = (
+                kernel.reshape(-1, self.group, self.group) @ mean.reshape(-1, self.group, 1)
+            ).reshape(-1)
             out = F.conv2d(
                 wide, kernel[:, :, None, None], self.bias.to(wide.dtype) - offset,
                 groups=channels // self.group,

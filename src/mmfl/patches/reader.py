@@ -73,7 +73,9 @@ class Patches:
                 self._maps[name] = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError) as error:
                 text = str(error).splitlines()[0]
-                raise UserError(f"{path}: damaged shard ({text}); delete it, run split again") from None
+                raise UserError(
+                    f"{path}: damaged shard ({text}); delete it, run split again"
+                ) from None
         return self._maps[name]
 
 
@@ -91,7 +93,9 @@ class Images:
         known = {band["name"]: band for band in patches.bands}
         for name in bands:
             if name not in known:
-                raise UserError(f"train.bands: {name} is not in {patches.folder}: {', '.join(known)}")
+                raise UserError(
+                    f"train.bands: {name} is not in {patches.folder}: {', '.join(known)}"
+                )
         self._plan: dict[int, tuple[list[int], list[int]]] = {}
         for target, name in enumerate(bands):
             resolution = known[name]["resolution"]

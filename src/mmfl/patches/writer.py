@@ -43,12 +43,24 @@ def shard_files(modality: Modality, shard: int) -> dict[int, str]:
 
 
 def tasks(
-    archive: Archive, root: Path, modality: str, metadata: pd.DataFrame, shard_size: int, store: Path
+    archive: Archive,
+    root: Path,
+    modality: str,
+    metadata: pd.DataFrame,
+    shard_size: int,
+    store: Path,
 ) -> list[Task]:
     """The shards of a modality; patches in order of their pair."""
     names = metadata.loc[metadata[modality].notna(), modality].tolist()
     return [
-        Task(archive.name, root, modality, k, tuple(names[start : start + shard_size]), store / modality)
+        Task(
+            archive.name,
+            root,
+            modality,
+            k,
+            tuple(names[start : start + shard_size]),
+            store / modality,
+        )
         for k, start in enumerate(range(0, len(names), shard_size))
     ]
 

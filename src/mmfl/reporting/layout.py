@@ -5,6 +5,7 @@ Made from the csv frames of `tables.py` alone, so whatever is printed can be tra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -106,7 +107,7 @@ def missing(frame: pd.DataFrame, baseline: str) -> Table:
     curves = frame[(frame["kind"] == "missing") & frame["rate"].between(1, 99)]
     for (removed, rate), _ in curves.groupby(["removed", "rate"]):
         chosen = ap & (frame["removed"] == removed) & (frame["rate"] == rate)
-        title = f"{rate:.0f} % without {modality_names(removed)}"
+        title = f"{rate:.0f} % without {modality_names(str(removed))}"
         questions.append((title, chosen & (frame["kind"] == "missing"), ""))
     fewer = ap & (frame["kind"] == "incomplete")
     if fewer.any():
@@ -146,7 +147,8 @@ def missing(frame: pd.DataFrame, baseline: str) -> Table:
 
 def policies(frame: pd.DataFrame, baseline: str) -> Table:
     """One trained model under each policy of the running statistics."""
-    header, cells = ["Method"], []
+    header: list[str] = ["Method"]
+    cells: list[tuple[Callable[[pd.Series, str], str], str]] = []
     for kind, place in (("union", "union test set"), ("own", "own test patches")):
         for policy in POLICIES:
             if f"{kind}_{policy}_mean" in frame:
@@ -228,7 +230,7 @@ def _table(
 def _single_clients(frame: pd.DataFrame) -> str:
     """Range of single clients' models, where a method trains clients alone."""
     parts = []
-    for column in frame:
+    for column in map(str, frame):
         if column.startswith("client_") and column.endswith("_mean"):
             stem = column.removesuffix("mean")
             row = frame.dropna(subset=[column]).iloc[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, MUTED, FAINT = "#222222", "#777777", "#DDDDDD"
 
-SETTINGS = {
+SETTINGS: Any = {
     "svg.hashsalt": "mmfl",  # the same ids, hence the same bytes, every time
     "svg.fonttype": "none",  # text stays text
     "font.family": "sans-serif",

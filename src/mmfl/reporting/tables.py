@@ -124,7 +124,7 @@ def policies(runs: pd.DataFrame, own: pd.DataFrame, paired: pd.DataFrame) -> pd.
                 frame = _join(frame, mine, f"{kind}_{policy}_", ESTIMATE)
             if len(theirs):
                 frame = _join(frame, theirs, f"{kind}_{policy}_", DELTA)
-    tested = [c for c in frame if c.startswith("own_")]
+    tested = [c for c in map(str, frame) if c.startswith("own_")]
     return frame.dropna(subset=tested, how="all").reset_index(drop=True) if tested else frame[:0]
 
 

@@ -105,7 +105,9 @@ def evaluate_one(
     for q in data.bands:
         lonely = normaliser.without_client(q, test[data.present[q][test]])
         if lonely:
-            log.info("%s: %d test patches of %s have no client in their group", spec.path, lonely, q)
+            log.info(
+                "%s: %d test patches of %s have no client in their group", spec.path, lonely, q
+            )
             rows.append({"kind": "pooled_statistics", "modalities": q, "patches": lonely})
     _write(out / spec.path, rows, test, data, fused)
 

@@ -33,7 +33,9 @@ def run(
     described = get(archive)
     metadata = described.metadata(root, snow=snow, cloud_or_shadow=cloud_or_shadow)
     if metadata.empty:
-        raise UserError(f"{root}: found no patch after the exclusions, expected some; see split.snow")
+        raise UserError(
+            f"{root}: found no patch after the exclusions, expected some; see split.snow"
+        )
     todo = [
         task
         for modality in described.modalities

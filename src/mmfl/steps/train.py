@@ -79,7 +79,12 @@ def run(
 
 
 def train_one(
-    spec: RunSpec, params: Params, data: Data, unit: Unit, inputs: dict[str, str], device: torch.device
+    spec: RunSpec,
+    params: Params,
+    data: Data,
+    unit: Unit,
+    inputs: dict[str, str],
+    device: torch.device,
 ) -> None:
     """Train one seed in the cache; its work in progress stays beside its results."""
     torch.set_num_threads(1)  # the same bits on every machine with one instruction set
@@ -110,7 +115,9 @@ def train_one(
     best_server = checkpoint.read(best)[0] if best.exists() else server
     checkpoint.save(out / "best.safetensors", best_server, {})
     write_text(out / "rounds.csv", rounds_csv(rows))
-    write_json(out / "run.json", describe(spec, params, data, rows, flops, statistics, inputs, initial))
+    write_json(
+        out / "run.json", describe(spec, params, data, rows, flops, statistics, inputs, initial)
+    )
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     write_json(
         unit.folder / MEASURED,

@@ -11,7 +11,9 @@ from torch import Tensor
 Key = TypeVar("Key", bound=Hashable)
 
 
-def weighted_sums(deltas: Sequence[dict[Key, Tensor]], weights: Sequence[float]) -> dict[Key, Tensor]:
+def weighted_sums(
+    deltas: Sequence[dict[Key, Tensor]], weights: Sequence[float]
+) -> dict[Key, Tensor]:
     """sum_i p_i delta_i per key, p_i = weight_i / sum of the weights of those who have the key.
 
     Summed in the order given, in float64; keys that nobody has are absent.

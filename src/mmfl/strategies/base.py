@@ -90,7 +90,9 @@ class Broadcast:
     @property
     def bytes(self) -> int:
         """Bytes on the wire; statistics are counted once, for the policy in use."""
-        return nbytes(self.parameters.values()) + nbytes(self.extras.values()) + self.statistics_bytes
+        return (
+            nbytes(self.parameters.values()) + nbytes(self.extras.values()) + self.statistics_bytes
+        )
 
 
 @dataclass
@@ -150,7 +152,9 @@ class Module:
         """A weighted loss term of the step, or None."""
         return None
 
-    def finish(self, client: Client, broadcast: Broadcast, memory: dict[str, Any]) -> dict[str, Tensor]:
+    def finish(
+        self, client: Client, broadcast: Broadcast, memory: dict[str, Any]
+    ) -> dict[str, Tensor]:
         """Extras that go up from this client."""
         return {}
 
@@ -272,12 +276,16 @@ class Strategy:
             extras |= module.finish(client, broadcast, memory)
         return extras
 
-    def server_step(self, server: Server, updates: Sequence[Update], clients: Sequence[Client]) -> Server:
+    def server_step(
+        self, server: Server, updates: Sequence[Update], clients: Sequence[Client]
+    ) -> Server:
         """The next server state. `updates` may come in any order; sums run in order of ids."""
         ordered = sorted(updates, key=lambda update: update.client)
         nu = {u.client: float(u.size) if self.weights == "size" else 1.0 for u in ordered}
         parameters = dict(server.parameters)
-        for place, delta in aggregation.weighted_sums([u.delta for u in ordered], list(nu.values())).items():
+        for place, delta in aggregation.weighted_sums(
+            [u.delta for u in ordered], list(nu.values())
+        ).items():
             parameters[place] = aggregation.add(server.parameters[place], delta)
         statistics = {
             policy: self._statistics(server.statistics[policy], ordered, nu, clients, policy)
@@ -310,7 +318,9 @@ class Strategy:
                 scopes.setdefault(scope, []).append((nu[update.client], tensors))
         after = dict(before)
         for scope, members in scopes.items():
-            for name, value in aggregation.combine_statistics(members, pooled=policy == "modality").items():
+            for name, value in aggregation.combine_statistics(
+                members, pooled=policy == "modality"
+            ).items():
                 after[scope, name] = value.float()
         return after
 

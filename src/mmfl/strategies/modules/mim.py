@@ -80,7 +80,9 @@ class Mim(Module):
         return self.weight * torch.stack(terms).mean()
 
     def _others(self, context: Context, modality: str) -> list[str]:
-        banked = {name.split(".")[1] for name in context.broadcast.extras if name.startswith("mim.")}
+        banked = {
+            name.split(".")[1] for name in context.broadcast.extras if name.startswith("mim.")
+        }
         own = {q for q in context.client.modalities if q > modality}  # each own pair once
         return sorted((banked | own) - {modality})
 
@@ -102,7 +104,9 @@ class Mim(Module):
             return None
         return u[torch.from_numpy(left).to(u.device)], v[torch.from_numpy(right).to(u.device)]
 
-    def finish(self, client: Client, broadcast: Broadcast, memory: dict[str, Any]) -> dict[str, Tensor]:
+    def finish(
+        self, client: Client, broadcast: Broadcast, memory: dict[str, Any]
+    ) -> dict[str, Tensor]:
         """What goes up: the features of those pairs that another client can use."""
         extras = {}
         for q in client.modalities:
@@ -120,7 +124,9 @@ class Mim(Module):
 
     def receive(self, server: Server, extras: dict[str, dict[str, Tensor]]) -> None:
         """Merge uploads into the bank; clients in order of id, a later one replaces an earlier."""
-        modalities = sorted({n.split(".")[1] for up in extras.values() for n in up if n[:4] == "mim."})
+        modalities = sorted(
+            {n.split(".")[1] for up in extras.values() for n in up if n[:4] == "mim."}
+        )
         for q in modalities:
             parts = [extras[c] for c in sorted(extras) if f"mim.{q}.ids" in extras[c]]
             if f"mim.{q}.ids" in server.state:
@@ -144,7 +150,9 @@ def _wanted(client: Client, clients: Sequence[Client]) -> dict[str, np.ndarray]:
     wanted = {}
     for q in client.modalities:
         others = [
-            other.locations for other in clients if other.id != client.id and q not in other.modalities
+            other.locations
+            for other in clients
+            if other.id != client.id and q not in other.modalities
         ]
         shared = np.concatenate(others) if others else np.empty(0, np.int64)
         wanted[q] = np.intersect1d(client.train[q], shared)
