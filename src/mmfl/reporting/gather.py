@@ -38,7 +38,7 @@ def policy_scores(scores: pd.DataFrame) -> pd.DataFrame:
         index=["run", "seed", "client"], columns="policy", values="value", sort=False
     )
     mean = own.dropna().groupby(["run", "seed"], sort=False).mean()
-    long = mean.stack().to_frame("value").reset_index() if len(mean) else pd.DataFrame()
+    long = mean.reset_index().melt(["run", "seed"], var_name="policy", value_name="value")
     return pd.concat([union.assign(kind="union")[columns], long.assign(kind="own")])
 
 
