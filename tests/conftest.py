@@ -22,7 +22,7 @@ def samples() -> Path:
 
 
 def make_store(folder: Path, *, pairs=48, seed=0, countries=("A", "B"), lonely=4) -> pd.DataFrame:
-    """A small store of patches in the format of `split`; random pixels whose mean carries labels."""
+    """A small store of patches in the format of `split`; random pixels, the mean carries labels."""
     rng = np.random.default_rng(seed)
     archive = get("bigearthnet-v2")
     names = [f"pair-{i:03d}" for i in range(pairs)]

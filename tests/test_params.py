@@ -72,7 +72,7 @@ def test_faults_are_refused_in_one_line(data, expected):
 def test_files_that_are_no_parameters(tmp_path, text):
     path = tmp_path / "x.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match="x.yaml"):
+    with pytest.raises(UserError, match=r"x\.yaml"):
         p.load(path)
 
 

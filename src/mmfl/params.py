@@ -234,7 +234,7 @@ class Params(Section):
         entries = [entry(item) for item in self.train.methods]
         seen = set()
         for item in entries:
-            base, modules = parse_method(item.method)
+            _, modules = parse_method(item.method)
             if (item.method, variant(item)) in seen:
                 raise ValueError(f"train.methods: {item.method} is listed twice")
             seen.add((item.method, variant(item)))
@@ -246,17 +246,13 @@ class Params(Section):
                     f"{item.method}: the assignment `disjoint` leaves no shared pair for the "
                     "feature bank; use `duplicate` or drop mim"
                 )
-            if "fw" in modules and section.model.backbone == "compact":
-                if section.model.width % section.whitening.group:
-                    raise ValueError(
-                        f"whitening.group: {section.whitening.group} does not divide model.width "
-                        f"{section.model.width}"
-                    )
-            if (
-                base != "late-fusion"
-                and section.train.optimiser == "adam"
-                and section.train.momentum
-            ):
+            width = section.model.width if section.model.backbone == "compact" else 64
+            if "fw" in modules and width % section.whitening.group:
+                raise ValueError(
+                    f"whitening.group: {section.whitening.group} does not divide the {width} "
+                    "channels of the first stage (model.width)"
+                )
+            if section.train.optimiser == "adam" and section.train.momentum:
                 raise ValueError("train.momentum belongs to sgd; set it to 0 with adam")
         if self.model.share_from_stage is not None:
             stages = 3 if self.model.backbone == "compact" else 4
@@ -299,7 +295,7 @@ def parse_method(name: str) -> tuple[str, tuple[str, ...]]:
 
 def entry(item: str | MethodEntry) -> MethodEntry:
     """The long form of an item of `train.methods`."""
-    return item if isinstance(item, MethodEntry) else MethodEntry(method=item)
+    return item if isinstance(item, MethodEntry) else MethodEntry.model_validate({"method": item})
 
 
 def variant(item: MethodEntry) -> str:

@@ -133,7 +133,7 @@ def test_native_size_is_untouched(store):
 def test_damaged_shard_is_named(store):
     path = store[0] / "s1" / "10m-00000.npy"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match="10m-00000.npy: damaged shard"):
+    with pytest.raises(UserError, match=r"10m-00000\.npy: damaged shard"):
         Images(Patches(store[0] / "s1"), ["VV"], 32).batch(np.array([0]))
 
 

@@ -133,17 +133,17 @@ def _known(name: str, registry: dict[str, Any], what: str) -> Any:
 def _summary(
     frame: pd.DataFrame, table: pd.DataFrame, countries: list[str] | None
 ) -> dict[str, Any]:
-    counts = frame.groupby(["client", "group", "modality", "split"]).size()
+    counts = frame.groupby(["client", "group", "modality", "split"]).size().reset_index(name="n")
     clients: dict[str, Any] = {}
-    for (client, group, modality, split), count in counts.items():
-        entry = clients.setdefault(client, {"group": group, "counts": {}})
-        entry["counts"].setdefault(modality, {})[split] = int(count)
+    for row in counts.to_dict("records"):
+        entry = clients.setdefault(row["client"], {"group": row["group"], "counts": {}})
+        entry["counts"].setdefault(row["modality"], {})[row["split"]] = int(row["n"])
     labels = table.set_index("pair")["labels"]
     training = frame[frame["split"] == "train"]
     for client, part in training.groupby("client"):
         found = labels.loc[part["pair"].unique()]
         flat = np.concatenate(found.to_numpy()) if len(found) else np.empty(0, np.int64)
-        clients[client]["labels"] = {
+        clients[str(client)]["labels"] = {
             str(label): int(count)
             for label, count in zip(*np.unique(flat, return_counts=True), strict=True)
         }

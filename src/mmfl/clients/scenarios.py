@@ -38,9 +38,12 @@ def country(table: pd.DataFrame, **_: Any) -> pd.Series:
 def random(table: pd.DataFrame, *, clients: int, seed: int) -> pd.Series:
     """DS1: groups of equal size at random, within each split; independent of the row order."""
     order = np.argsort(ranks(table["pair"], f"{seed}/random"), kind="stable")
-    position = pd.Series(np.empty(len(table), np.int64), index=table.index)
-    position.iloc[order] = np.arange(len(table))
-    within = position.groupby(table["split"]).rank(method="first").astype(int) - 1
+    place = np.empty(len(table), np.int64)
+    place[order] = np.arange(len(table))
+    within = (
+        pd.Series(place, index=table.index).groupby(table["split"]).rank(method="first").astype(int)
+        - 1
+    )
     width = len(str(clients - 1))
     return (within % clients).map(lambda number: f"group-{number:0{width}d}")
 

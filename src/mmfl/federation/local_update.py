@@ -159,8 +159,10 @@ def _update(
         elif info.kind == "statistic":
             layer = network.get_submodule(info.key.rpartition(".")[0])
             uses = int(state[info.key.rpartition(".")[0] + ".num_batches_tracked"])
+            momentum = layer.momentum
+            assert isinstance(momentum, float)
             statistics[info.key] = value.detach().cpu().clone()
-            decay[info.key] = (1.0 - float(layer.momentum)) ** uses
+            decay[info.key] = (1.0 - momentum) ** uses
     metrics = {name: total / max(steps, 1) for name, total in losses.items()}
     wire = (
         nbytes(broadcast.parameters.values()) + broadcast.statistics_bytes + nbytes(extras.values())

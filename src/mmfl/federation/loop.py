@@ -48,7 +48,7 @@ def federate(fed: Federation, initial: dict[str, torch.Tensor]) -> tuple[Server,
     """
     clients = fed.strategy.participants(fed.data.clients)
     fixed = fed.strategy.steps(fed.data.clients, lambda c: _steps(c.size, fed.params))
-    server, rows = fed.strategy.start(initial, fed.data.clients if not clients else clients), []
+    server, rows = fed.strategy.start(initial, clients or fed.data.clients), []
     resumed = checkpoint.latest(fed.work)
     if resumed:
         server, meta = resumed
@@ -111,17 +111,18 @@ def exchanged(fed: Federation, count: int) -> int:
 
 
 def validate(fed: Federation, server: Server) -> float | None:
-    """Macro average precision on the clients' validation locations, all modalities; None without."""
+    """Macro average precision on the clients' validation locations, all modalities."""
     locations = fed.data.splits.get("validation", np.empty(0, np.int64))
     if not len(locations) or not fed.data.labels[locations].any():
         return None
     mask = {q: fed.data.present[q][locations] for q in fed.data.bands}
+    inputs = standardised(fed.data, fed.normaliser, fed.device)
     found = []
     for ensemble in fed.strategy.evaluation_view(
         server, fed.data.clients, shown_policy(fed.params)
     ):
         probabilities = ensemble_probabilities(
-            fed.network, ensemble, locations, [mask], standardised(fed.data, fed.normaliser, fed.device),
+            fed.network, ensemble, locations, [mask], inputs,
             len(fed.data.classes), fed.params.evaluate.batch,
         )[0]  # fmt: skip
         seen = ~np.isnan(probabilities[:, 0])

@@ -1,4 +1,4 @@
-"""Random numbers keyed by purpose: no global stream, so a resume or another order changes no bit."""
+"""Random numbers keyed by purpose: no global stream, so a resume changes no bit."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmfl.models.network import Network
@@ -54,7 +55,8 @@ def training_flops(
     with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         features = {}
         for q in modalities:
-            first = network.backbones[q].stem[0]
+            first = network.backbone(q).stem[0]
+            assert isinstance(first, nn.Conv2d)
             x = torch.randn(
                 batch, first.in_channels, size, size, generator=torch.Generator().manual_seed(0)
             )

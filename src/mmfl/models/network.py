@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mmfl.errors import UserError
 from mmfl.models import fusion as fuse
-from mmfl.models.resnet import BACKBONES, Norm
+from mmfl.models.resnet import BACKBONES, Backbone, Norm
 from mmfl.models.whitening import BatchWhitening2d
 
 NORMS = (nn.BatchNorm2d, BatchWhitening2d)
@@ -61,7 +61,7 @@ class Network(nn.Module):
         norm = norm_factory(**(whitening or {"where": "none"}))
         build = BACKBONES[backbone]
         self.backbones = nn.ModuleDict({q: build(bands[q], width, norm) for q in self.modalities})
-        features = self.backbones[self.modalities[0]].width
+        features = self.backbone(self.modalities[0]).width
         inputs = features * len(bands) if fusion == "concat" else features
         self.classifier = nn.Linear(inputs, classes)
         self.heads = nn.ModuleDict(
@@ -72,7 +72,7 @@ class Network(nn.Module):
             self._tie(share_from_stage)
 
     def _tie(self, first: int) -> None:
-        reference = self.backbones[self.modalities[0]]
+        reference = self.backbone(self.modalities[0])
         if not 1 <= first <= len(reference.stages):
             raise UserError(
                 f"model.share_from_stage: found {first}, expected 1 to {len(reference.stages)}"
@@ -81,8 +81,14 @@ class Network(nn.Module):
             for name, parameter in reference.stages[stage].named_parameters():
                 owner, _, leaf = name.rpartition(".")
                 for q in self.modalities[1:]:
-                    target = self.backbones[q].stages[stage].get_submodule(owner)
+                    target = self.backbone(q).stages[stage].get_submodule(owner)
                     setattr(target, leaf, parameter)
+
+    def backbone(self, modality: str) -> Backbone:
+        """theta_q."""
+        found = self.backbones[modality]
+        assert isinstance(found, Backbone)
+        return found
 
     def features(self, modality: str, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, D)."""
@@ -141,7 +147,7 @@ def norm_factory(where: str, **whitening: Any) -> Norm:
 def initialise(network: Network, seed: int) -> None:
     """Draw every parameter from a generator of its own, keyed by (seed, name).
 
-    Convolutions: He normal, fan out (1502.01852); linear layers: uniform +-1/sqrt(fan in); norms: 1, 0.
+    Convolutions: He normal, fan out (1502.01852); linear: uniform +-1/sqrt(fan in); norms: 1, 0.
     The name leaves out the modality for shared tensors only.
     """
     described = network.describe_keys()

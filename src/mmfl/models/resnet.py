@@ -1,6 +1,6 @@
 """Residual networks for any number of bands (He et al., 1512.03385), and a compact one.
 
-A backbone has `.stem`, `.stages` (a list), `.width` (features D); forward is (N, C, H, W) -> (N, D).
+A backbone has `.stem`, `.stages` (a list), `.width` (features D); forward: (N, C, H, W) -> (N, D).
 Norm layers come from a factory `norm(channels, place)`, place in stem, layer1, layer2, ...
 """
 
@@ -74,7 +74,7 @@ def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm, place: str) ->
 class Backbone(nn.Module):
     """Stem, stages, mean over pixels."""
 
-    def __init__(self, stem: nn.Module, stages: list[nn.Module], width: int) -> None:
+    def __init__(self, stem: nn.Sequential, stages: list[nn.Module], width: int) -> None:
         super().__init__()
         self.stem = stem
         self.stages = nn.ModuleList(stages)
@@ -115,7 +115,7 @@ def compact(bands: int, width: int, norm: Norm) -> Backbone:
     return Backbone(stem, stages, features)
 
 
-def _large_stem(bands: int, norm: Norm) -> nn.Module:
+def _large_stem(bands: int, norm: Norm) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(bands, 64, 7, 2, 3, bias=False),
         norm(64, "stem"),

@@ -29,6 +29,7 @@ from mmfl.models.network import initialise
 from mmfl.params import Params, RunSpec, find_entry, resolve, runs, train_values
 
 WORK = ".work"  # checkpoints of a run in progress, within its cache unit
+DESCRIBED = {"train", "model", "whitening", "mim"}
 MEASURED = ".measured.json"
 log = logging.getLogger(__name__)
 ROUND_COLUMNS = (
@@ -152,7 +153,7 @@ def describe(
         "method": spec.method,
         "variant": spec.variant,
         "seed": spec.seed,
-        "parameters": params.model_dump(mode="json", include={"train", "model", "whitening", "mim"}),
+        "parameters": params.model_dump(mode="json", include=DESCRIBED),
         "flops_per_sample": float(np.mean(list(flops.values()))) if flops else 0.0,
         "flops": float(sum(row["flops"] for row in clients)),
         "parameters_count": sum(

@@ -41,7 +41,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Client:
-    """Who trains: `train[q]` are the training locations (rows of the label table) with modality q."""
+    """Who trains: `train[q]` are its training locations (rows of the label table) in modality q."""
 
     id: str
     group: str

@@ -146,7 +146,7 @@ def keep(memory: dict[str, Any], modality: str, locations: np.ndarray, u: Tensor
 
 
 def _wanted(client: Client, clients: Sequence[Client]) -> dict[str, np.ndarray]:
-    """Per modality of a client: its locations that another client holds in a modality of its own."""
+    """Per modality of a client: its locations that another client holds in another modality."""
     wanted = {}
     for q in client.modalities:
         others = [
