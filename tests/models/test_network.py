@@ -114,6 +114,13 @@ def test_ntxent_at_the_edges():
     assert ntxent(torch.empty(0, 4), torch.empty(0, 4), 0.1).item() == 0
 
 
+def test_ntxent_under_autocast_is_that_of_float32():
+    u, v = (F.normalize(torch.randn(16, 8)) for _ in "uv")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ntxent(u, v, 0.1)
+    assert torch.equal(found, ntxent(u, v, 0.1))
+
+
 @pytest.mark.parametrize("negatives", ["all", "cross"])
 def test_ntxent_gradients(negatives):
     u, v = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in "uv")

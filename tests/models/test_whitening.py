@@ -96,6 +96,16 @@ def test_fallback_is_counted():
     assert torch.isfinite(matrix).all()
 
 
+def test_fallback_of_a_group_does_not_depend_on_the_others():
+    """The first needs 1 % more on its diagonal, the second 10 %, the third nothing."""
+    pairs = [[[1.0, c], [c, 1.0]] for c in (1.005, 1.08, 0.5)]
+    together, fallbacks = whitening_matrix(torch.tensor(pairs))
+    assert fallbacks == 2
+    for matrix, pair, more in zip(together, pairs, (0.01, 0.1, 0.0), strict=True):
+        raised = torch.tensor(pair) + more * torch.eye(2)
+        torch.testing.assert_close(matrix @ raised @ matrix.T, torch.eye(2), rtol=0, atol=1e-4)
+
+
 def test_bfloat16_is_whitened_in_float32():
     x = correlated().to(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):

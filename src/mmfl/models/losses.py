@@ -19,13 +19,19 @@ def ntxent(
         cross: l(u_i, v_i) = -log e^{u_i.v_i/t} / sum_k e^{u_i.v_k/t}
 
     (Chen et al., 2002.05709, for the form; docs/method.md, section 4). B = 0 gives 0.
+    In float32 or wider, also under autocast.
     """
     if not len(u):
         return (u.sum() + v.sum()) * 0
-    u, v = (
-        u.float() if u.dtype != torch.float64 else u,
-        v.float() if v.dtype != torch.float64 else v,
-    )
+    with torch.autocast(u.device.type, enabled=False):
+        return _ntxent(_wide(u), _wide(v), temperature, negatives)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _ntxent(u: Tensor, v: Tensor, temperature: float, negatives: str) -> Tensor:
     across = u @ v.T / temperature
     positives = across.diagonal()
     if negatives == "cross":

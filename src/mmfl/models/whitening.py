@@ -58,15 +58,22 @@ def whitening_matrix(
         return vectors * scale[..., None, :] @ vectors.transpose(-1, -2), 0
     factor, info = torch.linalg.cholesky_ex(shrunk)
     fallbacks = int((info != 0).sum())
+    if fallbacks:
+        factor = _raised(shrunk, eye, info)
+    return torch.linalg.solve_triangular(factor, eye.expand_as(shrunk), upper=False), fallbacks
+
+
+def _raised(shrunk: Tensor, eye: Tensor, info: Tensor) -> Tensor:
+    """Cholesky factors (G, g, g) with more shrinkage for the groups where `info` is not 0."""
+    scale = shrunk.detach().diagonal(dim1=-2, dim2=-1).abs().mean(dim=-1).clamp_min(FLOOR)
+    extra = torch.zeros_like(scale)
+    factor = shrunk
     for more in (0.01, 0.1, 1.0):
+        extra = torch.where(info != 0, more * scale, extra)  # a group keeps what made it work
+        factor, info = torch.linalg.cholesky_ex(shrunk + extra[..., None, None] * eye)
         if not info.any():
             break
-        failed = (info != 0).to(shrunk.dtype)
-        trace = shrunk.detach().diagonal(dim1=-2, dim2=-1).abs().mean(dim=-1).clamp_min(FLOOR)
-        factor, info = torch.linalg.cholesky_ex(
-            shrunk + (failed * more * trace)[..., None, None] * eye
-        )
-    return torch.linalg.solve_triangular(factor, eye.expand_as(shrunk), upper=False), fallbacks
+    return factor
 
 
 class BatchWhitening2d(nn.Module):
