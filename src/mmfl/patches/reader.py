@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,9 @@ from torch.nn import functional as F
 
 from mmfl.errors import UserError
 
+Run = tuple[slice, slice]
+"""Neighbouring channels of a shard, and the neighbouring channels of an output they go to."""
+
 
 class Patches:
     """The shards of one modality.
@@ -20,6 +26,10 @@ class Patches:
     Attributes:
         index: pair, patch, shard, row and the group columns, sorted by pair.
         bands: name, resolution, size, dtype, mean, std of each band, in order.
+        pairs: (N,) the pairs' names, sorted; a row is a position in it.
+
+    Raises:
+        UserError: the folder is not what `split` writes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,115 +37,206 @@ class Patches:
         try:
             self.index = pd.read_parquet(self.folder / "index.parquet")
             described = json.loads((self.folder / "modality.json").read_text())
-        except (OSError, ValueError) as error:
+            self.bands: list[dict] = described["bands"]
+            self.pairs = self.index["pair"].to_numpy(dtype=object)
+            self._shard = self.index["shard"].to_numpy()
+            self._row = self.index["row"].to_numpy()
+        except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: not readable ({error}); run split again") from None
-        self.bands: list[dict] = described["bands"]
-        self.pairs = self.index["pair"].to_numpy()
-        self._shard = self.index["shard"].to_numpy()
-        self._row = self.index["row"].to_numpy()
-        self._maps: dict[str, np.ndarray] = {}
+        self._count = np.bincount(self._shard)
+        self._maps: dict[tuple[int, int], np.ndarray] = {}
 
-    def rows(self, pairs: np.ndarray) -> np.ndarray:
-        """Rows of some pairs.
+    def at(self, resolution: int) -> list[dict]:
+        """The bands of one resolution, in the order in which a shard holds them."""
+        return [band for band in self.bands if band["resolution"] == resolution]
+
+    def rows(self, pairs: Sequence[str] | np.ndarray) -> np.ndarray:
+        """(N,) int64 rows of some pairs.
 
         Raises:
-            UserError: a pair is not held in this modality.
+            UserError: pairs are not held in this modality; the first ones are named.
         """
-        found = np.searchsorted(self.pairs, pairs)
+        wanted = np.asarray(pairs, dtype=object)
+        if not len(wanted):
+            return np.empty(0, np.int64)
+        found = np.searchsorted(self.pairs, wanted)
         found = np.minimum(found, max(len(self.pairs) - 1, 0))
-        wrong = self.pairs[found] != pairs if len(self.pairs) else np.ones(len(pairs), bool)
+        wrong = self.pairs[found] != wanted if len(self.pairs) else np.ones(len(wanted), bool)
         if wrong.any():
+            missing = sorted(set(wanted[wrong].tolist()))
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise UserError(
-                f"{self.folder}: has no patch of the pair {np.asarray(pairs)[wrong][0]}; "
+                f"{self.folder}: has no patch of the pairs {', '.join(missing[:3])}{more}; "
                 "run split and partition again"
             )
         return found
 
-    def read(self, rows: np.ndarray, resolution: int, channels: list[int]) -> np.ndarray:
-        """(N, len(channels), H, W) in the native type, of the bands of one resolution."""
-        out = None
-        for shard in np.unique(self._shard[rows]):
-            chosen = np.flatnonzero(self._shard[rows] == shard)
-            source = self._map(f"{resolution}m-{shard:05d}.npy")
-            if out is None:
-                shape = (len(rows), len(channels), *source.shape[2:])
-                out = np.empty(shape, source.dtype)
-            inside = self._row[rows[chosen]]
-            for position, channel in enumerate(channels):
-                out[chosen, position] = source[inside, channel]
-        assert out is not None
+    def read(
+        self,
+        rows: np.ndarray,
+        resolution: int,
+        channels: Sequence[int],
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """(N, len(channels), H, W) of the bands of one resolution, in the native type.
+
+        Only the channels' bytes are read. `out` is filled if given, in its own type.
+
+        Raises:
+            UserError: a shard is damaged.
+        """
+        if out is None:
+            band = self.at(resolution)[0]
+            shape = (len(rows), len(channels), band["size"], band["size"])
+            out = np.empty(shape, band["dtype"])
+        self.fill(out, rows, resolution, runs(channels, range(len(channels))))
         return out
 
-    def _map(self, name: str) -> np.ndarray:
-        if name not in self._maps:
-            path = self.folder / name
+    def fill(self, out: np.ndarray, rows: np.ndarray, resolution: int, parts: list[Run]) -> None:
+        """Copy channels of one resolution into `out` (N, ..., H, W), converted to its type."""
+        places = zip(self._shard[rows].tolist(), self._row[rows].tolist(), strict=True)
+        for target, (shard, row) in zip(out, places, strict=True):
+            patch = self._map(resolution, shard)[row]
+            for channels, targets in parts:
+                target[targets] = patch[channels]
+
+    def _map(self, resolution: int, shard: int) -> np.ndarray:
+        """(N, bands, H, W), the pixels of a shard's file."""
+        if (resolution, shard) not in self._maps:
+            path = self.folder / f"{resolution}m-{shard:05d}.npy"
+            bands = self.at(resolution)
+            size = bands[0]["size"]
+            expected = (bands[0]["dtype"], (int(self._count[shard]), len(bands), size, size))
             try:
-                self._maps[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                text = str(error).splitlines()[0]
-                raise UserError(
-                    f"{path}: damaged shard ({text}); delete it, run split again"
-                ) from None
-        return self._maps[name]
+                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+                found = (mapped.dtype.name, mapped.shape)
+                if found != expected:
+                    raise ValueError(f"found {found}, expected {expected}")
+            except (OSError, ValueError, EOFError) as error:
+                text = " ".join(str(error).split())
+                raise UserError(f"{path}: damaged shard ({text}); run split again") from None
+            self._maps[resolution, shard] = mapped.view(np.ndarray)
+        return self._maps[resolution, shard]
+
+
+def runs(channels: Sequence[int], targets: Sequence[int]) -> list[Run]:
+    """Pairs of channel and target joined where both go on by one: fewer, longer copies."""
+    found: list[Run] = []
+    for channel, target in zip(channels, targets, strict=True):
+        if found and (found[-1][0].stop, found[-1][1].stop) == (channel, target):
+            source, sink = found.pop()
+            found.append((slice(source.start, channel + 1), slice(sink.start, target + 1)))
+        else:
+            found.append((slice(channel, channel + 1), slice(target, target + 1)))
+    return found
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The requested bands of one resolution: their channels, and their places in a batch."""
+
+    resolution: int
+    size: int
+    channels: tuple[int, ...]
+    targets: tuple[int, ...]
 
 
 class Images:
     """Batches of some bands of a modality as float32 squares in raw units.
 
-    A row's pixels do not depend on the batch that it is in. Bands of another size are resized
-    bilinearly (with antialiasing when they shrink).
+    A row's pixels do not depend on the batch that it is in, nor on what is preloaded. Bands of
+    another size are resized bilinearly, antialiased where they shrink (torch's `interpolate`).
+
+    Attributes:
+        names: the bands, in the order of a batch's channels.
+        channels: their number.
+
+    Raises:
+        UserError: a band is not in the modality.
     """
 
     def __init__(self, patches: Patches, bands: list[str], size: int, limit_bytes: int = 2 << 30):
         self.patches = patches
         self.size = size
         self.limit_bytes = limit_bytes
+        self.names = tuple(bands)
+        self.channels = len(bands)
         known = {band["name"]: band for band in patches.bands}
         for name in bands:
             if name not in known:
                 raise UserError(
                     f"train.bands: {name} is not in {patches.folder}: {', '.join(known)}"
                 )
-        self._plan: dict[int, tuple[list[int], list[int]]] = {}
-        for target, name in enumerate(bands):
-            resolution = known[name]["resolution"]
-            same = [b["name"] for b in patches.bands if b["resolution"] == resolution]
-            channels, targets = self._plan.setdefault(resolution, ([], []))
-            channels.append(same.index(name))
-            targets.append(target)
-        self.names = tuple(bands)
-        self.channels = len(bands)
+        self._sources = [
+            _source(patches, resolution, self.names)
+            for resolution in sorted({known[name]["resolution"] for name in bands})
+        ]
         self._kept: Tensor | None = None
         self._place: np.ndarray | None = None
+        self._scratch = threading.local()
 
-    def batch(self, rows: np.ndarray) -> Tensor:
-        """(N, C, size, size) float32."""
+    def batch(self, rows: np.ndarray, out: Tensor | None = None) -> Tensor:
+        """(N, C, size, size) float32 on the CPU.
+
+        Args:
+            rows: (N,) rows of `patches`.
+            out: contiguous float32 of that shape to fill and return, which saves a batch's page
+                faults; none shares memory with what `preload` keeps.
+
+        Raises:
+            UserError: a shard is damaged.
+            ValueError: `out` has another shape, type or layout.
+        """
+        shape = (len(rows), self.channels, self.size, self.size)
+        if out is None:
+            out = torch.empty(shape)
+        elif out.shape != shape or out.dtype != torch.float32 or not out.is_contiguous():
+            raise ValueError(f"out: found {tuple(out.shape)} {out.dtype}, expected float32 {shape}")
         if self._kept is not None and self._place is not None:
             place = self._place[rows]
             if (place >= 0).all():
-                return self._kept[torch.from_numpy(place)]
-        return self._decode(rows)
+                return torch.index_select(self._kept, 0, torch.from_numpy(place), out=out)
+        return self._decode(rows, out)
 
-    def preload(self, rows: np.ndarray, chunk: int = 256) -> None:
-        """Keep some rows in memory, resized, if they fit into `limit_bytes`."""
-        if len(rows) * self.channels * self.size**2 * 4 > self.limit_bytes:
-            return
+    def preload(self, rows: np.ndarray, chunk: int = 256) -> bool:
+        """Keep some rows in memory, resized, if they fit into `limit_bytes`; whether they do."""
         rows = np.unique(rows)
+        if len(rows) * self.channels * self.size**2 * 4 > self.limit_bytes:
+            return False
         kept = torch.empty((len(rows), self.channels, self.size, self.size))
         for start in range(0, len(rows), chunk):
-            kept[start : start + chunk] = self._decode(rows[start : start + chunk])
+            self._decode(rows[start : start + chunk], kept[start : start + chunk])
         self._place = np.full(len(self.patches.pairs), -1, np.int64)
         self._place[rows] = np.arange(len(rows))
         self._kept = kept
+        return True
 
-    def _decode(self, rows: np.ndarray) -> Tensor:
-        out = torch.empty((len(rows), self.channels, self.size, self.size))
-        for resolution, (channels, targets) in self._plan.items():
-            raw = self.patches.read(rows, resolution, channels)
-            native = torch.from_numpy(raw.astype(np.float32))
-            if native.shape[-1] != self.size:
-                native = F.interpolate(
-                    native, size=(self.size, self.size), mode="bilinear", antialias=True
-                )
-            out[:, targets] = native
+    def _decode(self, rows: np.ndarray, out: Tensor) -> Tensor:
+        for source in self._sources:
+            if source.size == self.size:
+                parts = runs(source.channels, source.targets)
+                self.patches.fill(out.numpy(), rows, source.resolution, parts)
+                continue
+            native = self._buffer(source, len(rows))
+            self.patches.read(rows, source.resolution, source.channels, native.numpy())
+            if len(rows):
+                size = (self.size, self.size)
+                resized = F.interpolate(native, size=size, mode="bilinear", antialias=True)
+                for channels, targets in runs(range(len(source.targets)), source.targets):
+                    out[:, targets] = resized[:, channels]
         return out
+
+    def _buffer(self, source: _Source, count: int) -> Tensor:
+        """(count, bands, H, W) float32 of undefined content, this thread's own and used again."""
+        held: dict[int, Tensor] = self._scratch.__dict__.setdefault("buffers", {})
+        if source.resolution not in held or len(held[source.resolution]) < count:
+            shape = (count, len(source.channels), source.size, source.size)
+            held[source.resolution] = torch.empty(shape)
+        return held[source.resolution][:count]
+
+
+def _source(patches: Patches, resolution: int, names: tuple[str, ...]) -> _Source:
+    stored = patches.at(resolution)
+    place = {band["name"]: channel for channel, band in enumerate(stored)}
+    targets = tuple(target for target, name in enumerate(names) if name in place)
+    return _Source(resolution, stored[0]["size"], tuple(place[names[t]] for t in targets), targets)

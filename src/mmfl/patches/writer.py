@@ -180,7 +180,7 @@ def write_chunk(archive: Archive, root: Path, modality: Modality, chunk: Chunk) 
                     pixels[row, channel] = archive.read(root, modality.name, patch, band.name)
             with file.open("r+b") as handle:
                 handle.seek(chunk.offsets[resolution] + chunk.start * pixels[:1].nbytes)
-                handle.write(pixels)
+                handle.write(pixels.data)
     return len(chunk.patches)
 
 
