@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mmfl.errors import UserError
-from mmfl.params import Params, clients_name, load, step_values
+from mmfl.params import Params, clients_name, load
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -64,20 +64,12 @@ def split(
     archive: ARCHIVE, params: PARAMS = DEFAULT, workers: int = 1, fresh: FRESH = False
 ) -> None:
     """Encode an archive's patches into shards, each modality alone."""
-    from mmfl import code
-    from mmfl.cache import Unit
-    from mmfl.files import digest, file_sha256
     from mmfl.steps import split as step
+    from mmfl.units import split_unit
 
     chosen = _load(params, archive)
     raw = Path("data/raw", archive)
-    key = {
-        "archive": archive,
-        "values": step_values(chosen, "split", archive),
-        "code": code.digest("split"),
-        "files": file_sha256(_existing(raw / "files.csv", "download")),
-    }
-    unit = Unit("split", digest(key))
+    unit = split_unit(chosen, archive, _existing(raw / "files.csv", "download"))
     if fresh:
         unit.discard()
     step.run(

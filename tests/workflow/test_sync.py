@@ -9,10 +9,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from stub_project import ROOT
 
-import mmfl.cache
 import mmfl.clients.manifest
 import mmfl.steps.split
 import mmfl.steps.train
+import mmfl.units
 from mmfl import cli
 from mmfl.params import clients_name, load, runs
 
@@ -66,8 +66,7 @@ def test_runs_have_the_keys_of_the_train_step(
     for module in (mmfl.clients.manifest, mmfl.steps.train):
         monkeypatch.setattr(module, "read_manifest", lambda path: SimpleNamespace())
         monkeypatch.setattr(module, "content_hash", lambda frame: "hash")
-    monkeypatch.setattr(mmfl.steps.train, "Unit", Recorder)
-    monkeypatch.setattr(sync, "Unit", Recorder)
+    monkeypatch.setattr(mmfl.units, "Unit", Recorder)
     patches = Path("data/patches", ARCHIVE)
     table = Path("data/clients", ARCHIVE, clients_name(params) + ".parquet")
     for method, variant in dict.fromkeys((r.method, r.variant) for r in runs(params, ARCHIVE)):
@@ -84,9 +83,9 @@ def test_runs_have_the_keys_of_the_train_step(
 def test_shards_have_the_key_of_the_split_step(
     sync: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mmfl.cache, "Unit", Recorder)
-    monkeypatch.setattr(sync, "Unit", Recorder)
+    monkeypatch.setattr(mmfl.units, "Unit", Recorder)
     monkeypatch.setattr(mmfl.steps.split, "run", lambda *args, **values: None)
     cli.split(ARCHIVE, ROOT / "params.yaml")
     params = load(ROOT / "params.yaml")
-    assert sync.split_unit(params, ARCHIVE) and Recorder.made[0] == Recorder.made[1]
+    assert sync.restore_split(params, ARCHIVE)  # s1, which the unit lacks
+    assert Recorder.made[0] == Recorder.made[1]

@@ -14,16 +14,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
-from mmfl import code, files  # noqa: E402
-from mmfl.cache import Unit  # noqa: E402
+from mmfl import files  # noqa: E402
 from mmfl.errors import UserError  # noqa: E402
-from mmfl.params import Params, clients_name, load, runs, step_values  # noqa: E402
-from mmfl.params import train_values as values_of_training  # noqa: E402
+from mmfl.params import Params, clients_name, load, runs  # noqa: E402
+from mmfl.units import split_unit, train_unit  # noqa: E402
 from mmfl.workflow import MODALITIES, RUN_FILES, every  # noqa: E402
 
 
@@ -37,23 +35,12 @@ def fetch() -> int:
     return subprocess.run([*dvc, verb, "--force"], check=False).returncode
 
 
-def split_unit(params: Params, archive: str) -> Unit:
-    """The cache entry of an encoded archive, as `mmfl split` names it."""
-    key = {
-        "archive": archive,
-        "values": step_values(params, "split", archive),
-        "code": code.digest("split"),
-        "files": files.file_sha256(Path("data/raw", archive, "files.csv")),
-    }
-    return Unit("split", files.digest(key))
-
-
 def restore_split(params: Params, archive: str) -> bool:
     """Put the shards of an archive back; True if any had to be."""
     source = Path("data/patches", archive)
     if not Path("data/raw", archive, "files.csv").exists():
         return False
-    unit = split_unit(params, archive)
+    unit = split_unit(params, archive, Path("data/raw", archive, "files.csv"))
     missing = [q for q in MODALITIES if (source / q).is_dir() and not (unit.path / q).exists()]
     for modality in missing:
         files.materialise(source / modality, unit.folder / modality)
@@ -75,15 +62,7 @@ def restore_runs(params: Params, archive: str) -> int:
     }
     count = 0
     for spec in runs(params, archive):
-        values: dict[str, Any] = values_of_training(params, spec.method, spec.variant)
-        values["train"].pop("seeds")
-        key = {
-            "spec": [archive, spec.method, spec.seed],
-            "values": values,
-            "code": code.digest("train"),
-            "inputs": inputs,
-        }
-        unit = Unit("train", files.digest(key))
+        unit = train_unit(params, spec, inputs)
         count += not unit.done and unit.restore(Path("runs") / spec.path, list(RUN_FILES))
     return count
 

@@ -26,7 +26,8 @@ from mmfl.federation.setup import build_network, build_strategy, choose_device
 from mmfl.files import digest, file_sha256, write_json, write_text
 from mmfl.models.flops import training_flops
 from mmfl.models.network import initialise
-from mmfl.params import Params, RunSpec, find_entry, resolve, runs, train_values
+from mmfl.params import Params, RunSpec, find_entry, resolve, runs
+from mmfl.units import train_unit
 
 WORK = ".work"  # checkpoints of a run in progress, within its cache unit
 DESCRIBED = {"train", "model", "whitening", "mim"}
@@ -60,12 +61,9 @@ def run(
     chosen = [r for r in runs(params, archive) if (r.method, r.variant) == (method, variant)]
     frame = read_manifest(manifest)
     inputs = {"partition": content_hash(frame), "patches": patches_digest(patches)}
-    values = train_values(params, method, variant)
-    values["train"].pop("seeds")
     data: Data | None = None
     for spec in chosen:
-        key = {"spec": [archive, method, spec.seed], "values": values, "code": code.digest("train")}
-        unit = Unit("train", digest(key | {"inputs": inputs}))
+        unit = train_unit(params, spec, inputs)
         if fresh:
             unit.discard()
         if unit.done:

@@ -1,0 +1,34 @@
+"""The names of finished work in the cache: one place for the steps and for `make sync`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmfl import code
+from mmfl.cache import Unit
+from mmfl.files import digest, file_sha256
+from mmfl.params import Params, RunSpec, step_values, train_values
+
+
+def split_unit(params: Params, archive: str, files_csv: Path) -> Unit:
+    """An encoded archive; `files_csv` is the table of verified files that `download` wrote."""
+    key = {
+        "archive": archive,
+        "values": step_values(params, "split", archive),
+        "code": code.digest("split"),
+        "files": file_sha256(files_csv),
+    }
+    return Unit("split", digest(key))
+
+
+def train_unit(params: Params, spec: RunSpec, inputs: dict[str, str]) -> Unit:
+    """A trained run; `inputs` are the digests of its patches and of its partition."""
+    values = train_values(params, spec.method, spec.variant)
+    values["train"].pop("seeds")
+    key = {
+        "spec": [spec.archive, spec.method, spec.seed],
+        "values": values,
+        "code": code.digest("train"),
+        "inputs": inputs,
+    }
+    return Unit("train", digest(key))
