@@ -1,0 +1,49 @@
+"""A user's mistake is one line on stderr and exit status 2; nothing half-written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmfl.files import atomic
+
+PARAMS = "archives: [bigearthnet-v2]\ntrain: {methods: [mf]}\n"
+
+
+def mmfl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mmfl.cli", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "expected"),
+    [
+        (None, ["split"], "params.yaml: not found"),
+        ("trian: {}\n", ["split"], "unknown key trian; did you mean train?"),
+        (PARAMS, ["split", "--archive", "simulated"], "--archive: found simulated"),
+        (PARAMS, ["split"], "run mmfl download first"),
+        (PARAMS, ["partition"], "run mmfl split first"),
+        (PARAMS, ["train", "--method", "mf"], "run mmfl split first"),
+        (PARAMS + "download: {local: {bigearthnet-v2: nowhere}}\n", ["download"], "nowhere"),
+        (PARAMS + "download: {local: {simulated: x}}\n", ["download"], "unknown archive"),
+    ],
+)
+def test_mistakes(tmp_path, text, arguments, expected):
+    if text is not None:
+        (tmp_path / "params.yaml").write_text(text)
+    more = [] if "--archive" in arguments else ["--archive", "bigearthnet-v2"]
+    result = mmfl(tmp_path, *arguments, *more)
+    assert result.returncode == 2
+    assert expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) in ([], ["params.yaml"])
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

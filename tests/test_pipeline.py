@@ -1,0 +1,132 @@
+"""The whole pipeline, from nothing to the page: on simulated data and on real files."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from sklearn.metrics import average_precision_score, f1_score
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("Snakefile", "workflow", "profiles", "configs", "src", "data/manifests", "params.yaml")
+
+
+def copy_project(folder: Path) -> Path:
+    for part in PARTS:
+        source, target = ROOT / part, folder / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    return folder
+
+
+def snakemake(project: Path, configfile: Path, *more: str) -> str:
+    """Run Snakemake in a copy of the project; its output."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", str(configfile)]
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MMFL_CACHE", "SNAKEMAKE"))}
+    result = subprocess.run([*command, *more], cwd=project, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def ci(tmp_path_factory) -> Path:
+    """A copy of the project with `configs/ci.yaml` run to the end."""
+    project = copy_project(tmp_path_factory.mktemp("ci"))
+    snakemake(project, project / "configs/ci.yaml")
+    return project
+
+
+def test_everything_is_written(ci):
+    params = yaml.safe_load((ci / "configs/ci.yaml").read_text())
+    runs = list(ci.glob("runs/simulated/*/*/*/seed-*/model.safetensors"))
+    assert len(runs) == len(params["train"]["methods"]) * len(params["train"]["seeds"])
+    results = next((ci / "results/simulated").iterdir())
+    for table in ("comparison", "ablation", "missing", "policies", "cost"):
+        for suffix in ("csv", "md", "tex"):
+            assert (results / "tables" / f"{table}.{suffix}").stat().st_size > 100
+    page = (ci / "page/simulated.html").read_text()
+    assert "simulated" in page[:3000]
+    assert "<svg" in page and 'src="http' not in page and "<link" not in page
+
+
+def test_second_run_has_nothing_to_do(ci):
+    assert "Nothing to be done" in snakemake(ci, ci / "configs/ci.yaml")
+
+
+def test_scores_are_scikit_learns(ci):
+    """The table's numbers again, from the predictions, for the locations with every modality."""
+    for folder in ci.glob("scores/simulated/*/mf*/default/seed-1"):
+        rows = pd.read_csv(folder / "scores.csv")
+        whole = rows[(rows["kind"] == "subset") & (rows["modalities"] == "s1+s2")]
+        whole = whole[whole["policy"] == "modality"].set_index("metric")["value"]
+        table = pd.read_parquet(folder / "predictions.parquet").set_index("pair")
+        patches = ci / "data/patches/simulated"
+        held = [set(pd.read_parquet(patches / q / "index.parquet")["pair"]) for q in ("s1", "s2")]
+        table = table[[pair in held[0] & held[1] for pair in table.index]]
+        truth = np.zeros((len(table), 19), int)
+        for row, labels in enumerate(table["labels"]):
+            truth[row, labels] = 1
+        values = np.stack(table["probabilities"].to_list())
+        seen = truth.any(axis=0)
+        expected = average_precision_score(truth[:, seen], values[:, seen], average="macro")
+        assert whole["ap_macro"] == pytest.approx(expected, abs=1e-12)
+        expected = f1_score(truth, values >= 0.5, average="micro", zero_division=0)
+        assert whole["f1_micro"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_curve_ends_at_the_subset_row(ci):
+    for folder in ci.glob("scores/simulated/*/mf*/default/seed-1"):
+        rows = pd.read_csv(folder / "scores.csv")
+        for removed, left in (("s1", "s2"), ("s2", "s1")):
+            curve = rows[(rows["kind"] == "missing") & (rows["removed"] == removed)]
+            end = curve[curve["rate"] == 100].set_index("metric")["value"]
+            start = curve[curve["rate"] == 0].set_index("metric")["value"]
+            subset = rows[(rows["kind"] == "subset") & (rows["policy"] == "modality")]
+            for rate, name in ((end, left), (start, "s1+s2")):
+                expected = subset[subset["modalities"] == name].set_index("metric")["value"]
+                assert (rate == expected[rate.index]).all()
+
+
+def test_one_more_seed_trains_only_that_seed(ci):
+    params = yaml.safe_load((ci / "configs/ci.yaml").read_text())
+    params["train"]["seeds"].append(3)
+    params["train"]["methods"] = ["mf"]
+    changed = ci / "configs/more.yaml"
+    changed.write_text(yaml.safe_dump(params))
+    before = {p.parent.name for p in (ci / ".cache/train").glob("*/run.json")}
+    snakemake(ci, changed)
+    after = {p.parent.name for p in (ci / ".cache/train").glob("*/run.json")}
+    new = [json.loads((ci / ".cache/train" / n / "run.json").read_text()) for n in after - before]
+    assert [(run["method"], run["seed"]) for run in new] == [("mf", 3)]
+
+
+def test_the_real_sample_goes_through_all_six_steps(samples, tmp_path):
+    """24 pairs of BigEarthNet v2, of which the default exclusion leaves 6 / 6 / 6."""
+    project = copy_project(tmp_path / "real")
+    params = project / "real.yaml"
+    params.write_text(
+        yaml.safe_dump(
+            {
+                "archives": ["bigearthnet-v2"],
+                "download": {"local": {"bigearthnet-v2": str(samples / "bigearthnet-v2-sample")}},
+                "model": {"width": 8, "projection": 16},
+                "train": {"seeds": [1], "methods": ["prior", "mf", "mf+fw+mim"], "rounds": 2},
+                "report": {"gallery": 2},
+            }
+        )
+    )
+    snakemake(project, params)
+    summary = json.loads(next((project / "data/clients/bigearthnet-v2").glob("*.json")).read_text())
+    assert summary["locations"] == {"train": 6, "validation": 6, "test": 6}
+    assert sorted(summary["clients"]) == ["austria-s1", "austria-s2"]
+    page = (project / "page/bigearthnet-v2.html").read_text()
+    assert "data:image/png" in page and "are simulated" not in page
