@@ -1,6 +1,6 @@
 """Step time of feature whitening against batch normalisation.
 
-    python benchmarks/whitening.py                     # the network and sizes of docs/models.md
+    python benchmarks/whitening.py                          # the default of docs/models.md
     python benchmarks/whitening.py --backbone compact --size 32 --batch 32
 
 A step is forward, backward and SGD of one backbone. Variants run interleaved, one step of each in
@@ -33,12 +33,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 BASELINE = "batch norm"
 
 
-def training_step(backbone: str, whitening: dict[str, Any], x: torch.Tensor) -> Callable[[], None]:
+def training_step(
+    backbone: str, whitening: dict[str, Any], x: torch.Tensor, layout: torch.memory_format
+) -> Callable[[], None]:
     """One step of SGD on images x (N, C, H, W)."""
     network = Network({"s2": x.shape[1]}, 19, backbone=backbone, whitening=whitening)
     initialise(network, 0)
-    network.train().to(memory_format=torch.channels_last)
-    images = x.contiguous(memory_format=torch.channels_last)
+    network.train().to(memory_format=layout)
+    images = x.contiguous(memory_format=layout)
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
 
     def step() -> None:
@@ -80,14 +82,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1, help="as in training: one per run")
+    parser.add_argument("--channels-last", action="store_true", help="training does not use it")
     args = parser.parse_args()
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
     torch.set_num_threads(args.threads)
     source = torch.Generator().manual_seed(0)
     x = torch.randn(args.batch, args.bands, args.size, args.size, generator=source)
-    steps = {name: training_step(args.backbone, w, x) for name, w in VARIANTS.items()}
+    steps = {name: training_step(args.backbone, w, x, layout) for name, w in VARIANTS.items()}
     print(
         f"{args.backbone}, {args.bands} bands, {args.size} px, batch {args.batch}, "
-        f"{args.threads} thread(s), torch {torch.__version__}, median of {args.repeats}"
+        f"{layout}, {args.threads} thread(s), torch {torch.__version__}, median of {args.repeats}"
     )
     print(table(measure(steps, args.repeats)))
 

@@ -78,15 +78,50 @@ def test_gradients(method):
     assert torch.autograd.gradcheck(lambda t: layer(t), (x,), atol=1e-6)
 
 
-def test_dead_and_constant_channels_stay_finite():
-    x = correlated().float()
-    x[:, 1] = 0
-    x[:, 2] = x[:, 0]
-    layer = BatchWhitening2d(8)
-    out = layer(x.requires_grad_())
-    out.square().sum().backward()
-    assert torch.isfinite(out).all() and torch.isfinite(x.grad).all()
-    assert torch.isfinite(layer(torch.full((4, 8, 3, 3), 7.0))).all()
+@pytest.mark.parametrize("method", ["cholesky", "zca"])
+@pytest.mark.parametrize("dead", [slice(1, 2), slice(0, 3), slice(0, 4), slice(0, 8)])
+def test_dead_and_constant_channels_stay_finite(method, dead):
+    """Equal eigenvalues, where the gradient of `torch.linalg.eigh` is NaN."""
+    for value in (0.0, 7.0):
+        x = correlated().float()
+        x[:, 5] = x[:, 6]
+        x[:, dead] = value
+        out = BatchWhitening2d(8, method=method)(x.requires_grad_())
+        (out * draw(*x.shape, seed=2).float()).sum().backward()
+        assert torch.isfinite(out).all() and torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("last", [False, True])
+def test_layouts_and_strides_against_automatic_differentiation(stride, last):
+    """The gradients written by hand against those of `torch.cov` and a dense 1x1 convolution."""
+    x, weights = correlated(), draw(6, 8, 5, 5, seed=3)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    layer = BatchWhitening2d(8, stride=stride).double()
+    with torch.no_grad():
+        layer.weight.copy_(draw(8, seed=4))
+        layer.bias.copy_(draw(8, seed=5))
+
+    def plain(x):
+        flat = x[:, :, ::stride, ::stride].transpose(0, 1).flatten(1)
+        parts = []
+        for part in flat.split(4):
+            covariance = torch.cov(part, correction=0)
+            shrunk = 0.999 * covariance + 1e-3 * covariance.trace() / 4 * torch.eye(4)
+            parts.append(torch.linalg.inv(torch.linalg.cholesky(shrunk)))
+        kernel = torch.block_diag(*parts)
+        centred = x - flat.mean(1)[:, None, None]
+        out = nn.functional.conv2d(centred, kernel[:, :, None, None])
+        return out * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+    found, expected = [], []
+    for function, into in ((layer, found), (plain, expected)):
+        leaf = x.detach().clone().requires_grad_()
+        out = function(leaf)
+        targets = (leaf, layer.weight, layer.bias)
+        into += [out, *torch.autograd.grad((out * weights).sum(), targets)]
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
 
 
 def test_fallback_is_counted():

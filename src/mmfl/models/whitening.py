@@ -9,10 +9,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mmfl.errors import UserError
@@ -22,13 +23,61 @@ FLOOR = 1e-6
 
 def moments(x: Tensor, group: int, stride: int = 1) -> tuple[Tensor, Tensor]:
     """Mean (C,) and biased covariance (C/g, g, g) of x (N, C, H, W), at every stride-th pixel."""
-    if stride > 1:
-        x = x[:, :, ::stride, ::stride]
-    channels = x.shape[1]
-    flat = x.transpose(0, 1).reshape(channels // group, group, -1)
-    mean = flat.mean(dim=2, keepdim=True)
-    centred = flat - mean
-    return mean.reshape(channels), centred @ centred.transpose(1, 2) / flat.shape[2]
+    mean, covariance = _Moments.apply(x, group, stride)
+    return mean, covariance
+
+
+class _Moments(torch.autograd.Function):
+    """`moments` with its gradient written out: one grouped product in place of six passes over x.
+
+    With M pixels and the incoming gradients m of the mean and S of the covariance,
+
+        dL/dx = 1/M [(S + S^T) (x - mu) + m]
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: int, stride: int) -> tuple[Tensor, Tensor]:
+        seen = x[:, :, ::stride, ::stride]
+        n, channels, height, width = seen.shape
+        pixels = n * height * width
+        mean = seen.mean(dim=(0, 2, 3))
+        centred = (seen - mean[:, None, None]).reshape(n, channels // group, group, -1)
+        covariance = (centred @ centred.transpose(2, 3)).sum(dim=0) / pixels
+        ctx.save_for_backward(x, mean)
+        ctx.stride = stride
+        return mean, covariance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_mean: Tensor, grad_cov: Tensor) -> tuple[Tensor, None, None]:
+        x, mean = ctx.saved_tensors
+        seen = x[:, :, :: ctx.stride, :: ctx.stride]
+        pixels = seen.numel() // seen.shape[1]
+        kernel = (grad_cov + grad_cov.transpose(1, 2)) / pixels
+        grad = grouped(kernel, seen, grad_mean / pixels - apart(kernel, mean))
+        if ctx.stride > 1:
+            full = torch.zeros_like(x)
+            full[:, :, :: ctx.stride, :: ctx.stride] = grad
+            grad = full
+        return grad, None, None
+
+
+def apart(kernel: Tensor, vector: Tensor) -> Tensor:
+    """Each group's matrix (C/g, g, g) times its part of a vector (C,)."""
+    return (kernel @ vector.reshape(len(kernel), -1, 1)).reshape(-1)
+
+
+def grouped(kernel: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    """Grouped 1x1 convolution: kernel (C/g, g, g), x (N, C, H, W), bias (C,) -> (N, C, H, W).
+
+    On a CPU with contiguous x as a batched matrix product, which takes a third of the time.
+    """
+    groups, size = len(kernel), kernel.shape[-1]
+    if x.device.type == "cpu" and x.is_contiguous():
+        n, _, height, width = x.shape
+        out = kernel @ x.reshape(n, groups, size, height * width)
+        return (out + bias.reshape(groups, size, 1)).reshape(x.shape)
+    return F.conv2d(x, kernel.reshape(groups * size, size, 1, 1), bias, groups=groups)
 
 
 def shrink(
@@ -51,16 +100,42 @@ def whitening_matrix(
     cholesky: W = L^-1. Where the factorisation fails the diagonal is raised by 1 %, 10 %, 100 %
     of the mean variance; the groups concerned are counted.
     """
-    eye = torch.eye(shrunk.shape[-1], dtype=shrunk.dtype, device=shrunk.device)
     if method == "zca":
-        values, vectors = torch.linalg.eigh(shrunk)
-        scale = values.clamp_min(FLOOR * 1e-3).rsqrt()
-        return vectors * scale[..., None, :] @ vectors.transpose(-1, -2), 0
+        root: Tensor = _InverseRoot.apply(shrunk)
+        return root, 0
+    eye = torch.eye(shrunk.shape[-1], dtype=shrunk.dtype, device=shrunk.device)
     factor, info = torch.linalg.cholesky_ex(shrunk)
     fallbacks = int((info != 0).sum())
     if fallbacks:
         factor = _raised(shrunk, eye, info)
     return torch.linalg.solve_triangular(factor, eye.expand_as(shrunk), upper=False), fallbacks
+
+
+class _InverseRoot(torch.autograd.Function):
+    """Sigma^(-1/2) of symmetric Sigma (G, g, g), with a gradient that stays finite.
+
+    That of `eigh` divides by differences of eigenvalues and is NaN where two are equal, as in a
+    group of dead channels. With Sigma = V diag(s^2) V^T, from W Sigma^(1/2) = I:
+
+        dL/dSigma = -V [ (V^T sym(dL/dW) V)_ij / (s_i s_j (s_i + s_j)) ] V^T
+    """
+
+    @staticmethod
+    def forward(ctx: Any, shrunk: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(shrunk)
+        root = values.clamp_min(FLOOR * 1e-3).sqrt()
+        ctx.save_for_backward(root, vectors)
+        return vectors / root[..., None, :] @ vectors.transpose(-1, -2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        root, vectors = ctx.saved_tensors
+        row, column = root[..., :, None], root[..., None, :]
+        symmetric = (grad + grad.transpose(-1, -2)) / 2
+        inner = vectors.transpose(-1, -2) @ symmetric @ vectors
+        inner = -inner / (row * column * (row + column))
+        return vectors @ inner @ vectors.transpose(-1, -2)
 
 
 def _raised(shrunk: Tensor, eye: Tensor, info: Tensor) -> Tensor:
@@ -132,16 +207,9 @@ class BatchWhitening2d(nn.Module):
                 shrink(covariance, self.epsilon, self.shrinkage), self.method
             )
             self.fallbacks += fallbacks
-            # gamma W (x - mu) + beta as one grouped 1x1 convolution
-            channels = x.shape[1]
-            kernel = matrix.reshape(channels, self.group) * self.weight[:, None].to(wide.dtype)
-            offset = (
-                kernel.reshape(-1, self.group, self.group) @ mean.reshape(-1, self.group, 1)
-            ).reshape(-1)
-            out = F.conv2d(
-                wide, kernel[:, :, None, None], self.bias.to(wide.dtype) - offset,
-                groups=channels // self.group,
-            )  # fmt: skip
+            # gamma W (x - mu) + beta as one product
+            kernel = matrix * self.weight.to(wide.dtype).reshape(-1, self.group, 1)
+            out = grouped(kernel, wide, self.bias.to(wide.dtype) - apart(kernel, mean))
         return out.to(x.dtype)
 
     @torch.no_grad()
