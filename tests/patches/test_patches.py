@@ -1,10 +1,8 @@
 """Shards against rasterio, resizing and moments against torch and NumPy, augmentation."""
 
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -17,10 +15,10 @@ from torch.nn import functional as F
 
 from mmfl.archives import get
 from mmfl.errors import UserError
-from mmfl.patches.augment import augment, turns
+from mmfl.patches.augment import augment, symmetry, turns
 from mmfl.patches.batching import batches, patterns
-from mmfl.patches.normalisation import moments, pool
-from mmfl.patches.reader import Images, Patches
+from mmfl.patches.normalisation import Moments, moments, pool
+from mmfl.patches.reader import Images, Patches, runs
 from mmfl.steps import split
 
 
@@ -80,27 +78,37 @@ def test_missing_and_damaged_bands_are_named(samples, tmp_path):
         encode(samples, tmp_path / "b", root=root)
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mmfl.patches import writer
+from mmfl.steps import split
+write_chunk = writer.write_chunk
+def die_in_the_fourth_shard(archive, root, modality, chunk):
+    done = write_chunk(archive, root, modality, chunk)
+    if "00003" in chunk.files[10].name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+writer.write_chunk = die_in_the_fourth_shard
+root, out, store = map(Path, sys.argv[1:])
+split.run("bigearthnet-v2", root=root, out=out, store=store, shard_size=2, snow=True,
+          cloud_or_shadow=True)
+"""
+
+
 def test_killed_encoding_goes_on(samples, tmp_path):
-    """kill -9 after the first shard: the same bytes as uninterrupted; whole shards are kept."""
+    """kill -9 within the fourth shard: the same bytes as uninterrupted; whole shards are kept."""
     expected = encode(samples, tmp_path / "whole", shard_size=2)
-    program = (
-        "import sys; from pathlib import Path; from mmfl.steps import split\n"
-        "a = list(map(Path, sys.argv[1:]))\n"
-        "split.run('bigearthnet-v2', root=a[0], out=a[1], store=a[2], shard_size=2, snow=True,"
-        " cloud_or_shadow=True)"
-    )
     folder = tmp_path / "killed"
     arguments = [str(samples / "bigearthnet-v2-sample"), str(folder / "out"), str(folder / "store")]
-    process = subprocess.Popen([sys.executable, "-c", program, *arguments])
-    first = folder / "store" / "s1" / "10m-00001.npy"
-    while not first.exists() and process.poll() is None:
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (folder / "out" / "s2").exists()
-    kept = first.stat().st_mtime_ns
+    ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    whole = sorted((folder / "store" / "s1").glob("*.npy"))
+    assert len(whole) == 3 and list((folder / "store" / "s1").glob(".*.tmp"))
+    assert not (folder / "out").exists()
+    kept = [path.stat().st_ino for path in whole]
     out = encode(samples, folder, shard_size=2)
-    assert first.stat().st_mtime_ns == kept
+    assert [path.stat().st_ino for path in whole] == kept
     for file in (p.relative_to(expected) for p in expected.rglob("*") if p.is_file()):
         assert (expected / file).read_bytes() == (out / file).read_bytes(), file
     assert not list(folder.rglob("*.tmp"))
@@ -113,15 +121,62 @@ def test_images_are_resized_as_torch_does(store):
     found = images.batch(np.array([5, 0]))
     raw = np.load(folder / "s2" / "10m-00000.npy")[[5, 0], 2:3].astype(np.float32)
     expected = F.interpolate(torch.from_numpy(raw), size=(48, 48), mode="bilinear", antialias=True)
-    assert torch.equal(found[:, :1], expected)
+    assert torch.equal(found[:, :1], expected)  # 120 to 48 px
     small = np.load(folder / "s2" / "60m-00000.npy")[[5, 0], 0:1].astype(np.float32)
     expected = F.interpolate(
         torch.from_numpy(small), size=(48, 48), mode="bilinear", antialias=True
     )
-    assert torch.equal(found[:, 1:2], expected)
+    torch.testing.assert_close(found[:, 1:2], expected, rtol=1e-5, atol=0)  # 20 to 48 px: no filter
     images.preload(np.arange(10))
     assert torch.equal(images.batch(np.array([5, 0])), found)
     assert torch.equal(images.batch(np.array([0])), found[1:])
+
+
+@pytest.mark.parametrize("size", [32, 48, 120])
+@pytest.mark.parametrize("bands", [["B04"], ["B01", "B12"], ["B8A", "B02", "B03", "B09", "B11"]])
+def test_a_row_does_not_depend_on_its_batch(store, bands, size):
+    images = Images(Patches(store[0] / "s2"), bands, size)
+    rows = np.arange(40)
+    every = images.batch(rows)
+    for chosen in ([7], [39, 0], [3] * 17, rng_rows(40, 33)):
+        assert torch.equal(images.batch(np.array(chosen)), every[chosen])
+    assert len(images.batch(rows[:0])) == 0
+
+
+def rng_rows(count, size):
+    return np.random.default_rng(1).integers(0, count, size)
+
+
+def test_a_buffer_is_filled_and_preloaded_pixels_stay(store):
+    images = Images(Patches(store[0] / "s2"), ["B04", "B11"], 32)
+    rows = np.array([9, 2, 5])
+    expected = images.batch(rows)
+    buffer = torch.full((3, 2, 32, 32), torch.nan)
+    assert images.batch(rows, out=buffer) is buffer and torch.equal(buffer, expected)
+    assert images.preload(np.arange(10))
+    buffer.fill_(0)
+    images.batch(rows, out=buffer).mul_(0)  # what a caller does to a batch stays the caller's
+    assert torch.equal(images.batch(rows), expected)
+    with pytest.raises(ValueError, match="expected float32"):
+        images.batch(rows, out=torch.empty(2, 2, 32, 32))
+    assert not Images(images.patches, ["B04"], 32, limit_bytes=100).preload(rows)
+
+
+def test_shards_of_several_files_are_read_in_any_order(samples, tmp_path):
+    one = Patches(encode(samples, tmp_path / "1", shard_size=4096) / "s2")
+    many = Patches(encode(samples, tmp_path / "5", shard_size=5) / "s2")
+    rows = rng_rows(24, 50)
+    for resolution, channels in ((10, [0, 1, 2, 3]), (10, [3, 1]), (20, [2, 3, 5]), (60, [1])):
+        expected = one.read(rows, resolution, channels)
+        assert np.array_equal(many.read(rows, resolution, channels), expected)
+
+
+def test_runs_join_neighbours():
+    assert runs([1, 2, 0], [0, 1, 2]) == [
+        (slice(1, 3), slice(0, 2)),
+        (slice(0, 1), slice(2, 3)),
+    ]
+    assert runs([0, 1], [0, 2]) == [(slice(0, 1), slice(0, 1)), (slice(1, 2), slice(2, 3))]
 
 
 def test_native_size_is_untouched(store):
@@ -137,10 +192,22 @@ def test_damaged_shard_is_named(store):
         Images(Patches(store[0] / "s1"), ["VV"], 32).batch(np.array([0]))
 
 
+def test_shard_of_another_shape_or_with_objects_is_refused(store):
+    path = store[0] / "s1" / "10m-00000.npy"
+    pixels = np.load(path)
+    for wrong in (pixels[:-1], pixels.astype(np.float64), pixels[:2].astype(object)):
+        np.save(path, wrong, allow_pickle=True)
+        with pytest.raises(UserError, match=r"10m-00000.npy: damaged shard .* run split again"):
+            Images(Patches(store[0] / "s1"), ["VV"], 32).batch(np.array([0]))
+
+
 def test_unknown_pairs_and_bands_are_named(store):
     patches = Patches(store[0] / "s1")
-    with pytest.raises(UserError, match="pair-000"):
-        patches.rows(np.array(["pair-000"], object))
+    with pytest.raises(UserError, match="of the pairs pair-000, zz; run split"):
+        patches.rows(np.array(["pair-010", "zz", "pair-000"], object))
+    with pytest.raises(UserError, match="pair-000, pair-001, pair-002 and 1 more"):
+        patches.rows([f"pair-00{i}" for i in range(6)])
+    assert patches.rows(["pair-005", "pair-004"]).tolist() == [1, 0]
     with pytest.raises(UserError, match="B10"):
         Images(Patches(store[0] / "s2"), ["B10"], 32)
 
@@ -152,6 +219,38 @@ def test_moments_are_those_of_all_pixels(store):
     found = pool([moments(images, rows[:13]), moments(images, rows[13:])])
     np.testing.assert_allclose(found.mean, x.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(found.std, x.std((0, 2, 3)), rtol=1e-9)
+
+
+def test_moments_of_parts_are_those_of_the_whole(store):
+    """A client without patches changes nothing; other origins cannot be pooled."""
+    images = Images(Patches(store[0] / "s1"), ["VV"], 8)
+    one = moments(images, np.arange(10))
+    nothing = moments(images, np.arange(0))
+    assert nothing.count == 0 and np.isnan(nothing.mean).all() and np.isnan(nothing.std).all()
+    assert one.count == 10 * 64 and np.array_equal(pool([one, nothing]).std, one.std)
+    other = Moments(one.count, one.sum, one.sum_squares, one.origin + 1)
+    for parts in ([], [one, other]):
+        with pytest.raises(ValueError, match="pool"):
+            pool(parts)
+
+
+def test_moments_by_hand():
+    """Values 1, 2, 6: mean 3, variance (4 + 1 + 9) / 3, whatever the origin."""
+    for origin in (0.0, 100.0):
+        about = np.array([1.0, 2.0, 6.0]) - origin
+        found = Moments(
+            3, about.sum(keepdims=True), (about**2).sum(keepdims=True), origin + np.zeros(1)
+        )
+        np.testing.assert_allclose(found.mean, 3)
+        np.testing.assert_allclose(found.std, np.sqrt(14 / 3))
+
+
+def test_symmetries_are_the_eight_of_the_square():
+    image = np.arange(9).reshape(1, 3, 3)
+    found = {symmetry(image, code).tobytes() for code in range(8)}
+    expected = [np.rot90(image, k, (1, 2)) for k in range(4)]
+    expected += [turned[:, :, ::-1] for turned in expected]
+    assert found == {turned.tobytes() for turned in expected} and len(found) == 8
 
 
 def test_augmentation_is_keyed_and_keeps_pixels():

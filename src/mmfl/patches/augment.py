@@ -10,18 +10,27 @@ from torch import Tensor
 
 
 def turns(pairs: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """(N,) int64 in 0..7: one of the eight symmetries of the square for each pair."""
+    """(N,) int64 in 0..7: one of the eight symmetries of the square for each pair.
+
+    A hash of the key is the random number, so a pair turns alike in all its modalities, whatever
+    the order or the batch.
+    """
     prefix = f"{seed}/augment/{epoch}/"
-    return np.array([hashlib.sha256((prefix + str(p)).encode()).digest()[0] & 7 for p in pairs])
+    codes = [hashlib.sha256(f"{prefix}{pair}".encode()).digest()[0] & 7 for pair in pairs]
+    return np.array(codes, np.int64)
 
 
 def augment(x: Tensor, pairs: np.ndarray, *, seed: int, epoch: int) -> Tensor:
-    """Turn every image of x (N, C, H, H) by its own symmetry; all bands alike."""
-    codes = torch.from_numpy(turns(pairs, seed=seed, epoch=epoch))
-    out = torch.empty_like(x)
-    for code in range(8):
-        chosen = codes == code
-        if chosen.any():
-            part = torch.rot90(x[chosen], code % 4, dims=(2, 3))
-            out[chosen] = part.flip(3) if code >= 4 else part
+    """Turn every image of x (N, C, H, H), on the CPU, by its own symmetry; all bands alike."""
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    codes = turns(pairs, seed=seed, epoch=epoch).tolist()
+    for target, image, code in zip(out.numpy(), x.numpy(), codes, strict=True):
+        target[...] = symmetry(image, code)
     return out
+
+
+def symmetry(image: np.ndarray, code: int) -> np.ndarray:
+    """A view of image (C, H, H): bit 0 flips rows, bit 1 columns, bit 2 swaps the two before."""
+    if code & 4:
+        image = image.swapaxes(1, 2)
+    return image[:, :: -1 if code & 1 else 1, :: -1 if code & 2 else 1]

@@ -19,6 +19,8 @@ from mmfl.errors import UserError
 Run = tuple[slice, slice]
 """Neighbouring channels of a shard, and the neighbouring channels of an output they go to."""
 
+PIECE = 16  # patches decoded at a time: what is copied stays in the processor's cache
+
 
 class Patches:
     """The shards of one modality.
@@ -94,9 +96,17 @@ class Patches:
 
     def fill(self, out: np.ndarray, rows: np.ndarray, resolution: int, parts: list[Run]) -> None:
         """Copy channels of one resolution into `out` (N, ..., H, W), converted to its type."""
-        places = zip(self._shard[rows].tolist(), self._row[rows].tolist(), strict=True)
-        for target, (shard, row) in zip(out, places, strict=True):
-            patch = self._map(resolution, shard)[row]
+        shards = self._shard[rows]
+        maps = {shard: self._map(resolution, shard) for shard in np.unique(shards).tolist()}
+        inside = self._row[rows]
+        whole = parts == [(slice(0, out.shape[1]), slice(0, out.shape[1]))]
+        if len(maps) == 1 and whole and out.flags.c_contiguous:
+            (source,) = maps.values()
+            if source.dtype == out.dtype and source.shape[1:] == out.shape[1:]:
+                np.take(source, inside, axis=0, out=out, mode="clip")  # else: a copy, buffered
+                return
+        for target, shard, row in zip(out, shards.tolist(), inside.tolist(), strict=True):
+            patch = maps[shard][row]
             for channels, targets in parts:
                 target[targets] = patch[channels]
 
@@ -198,41 +208,54 @@ class Images:
                 return torch.index_select(self._kept, 0, torch.from_numpy(place), out=out)
         return self._decode(rows, out)
 
-    def preload(self, rows: np.ndarray, chunk: int = 256) -> bool:
+    def preload(self, rows: np.ndarray) -> bool:
         """Keep some rows in memory, resized, if they fit into `limit_bytes`; whether they do."""
         rows = np.unique(rows)
         if len(rows) * self.channels * self.size**2 * 4 > self.limit_bytes:
             return False
         kept = torch.empty((len(rows), self.channels, self.size, self.size))
-        for start in range(0, len(rows), chunk):
-            self._decode(rows[start : start + chunk], kept[start : start + chunk])
+        self._decode(rows, kept)
         self._place = np.full(len(self.patches.pairs), -1, np.int64)
         self._place[rows] = np.arange(len(rows))
         self._kept = kept
         return True
 
     def _decode(self, rows: np.ndarray, out: Tensor) -> Tensor:
-        for source in self._sources:
-            if source.size == self.size:
-                parts = runs(source.channels, source.targets)
-                self.patches.fill(out.numpy(), rows, source.resolution, parts)
-                continue
-            native = self._buffer(source, len(rows))
-            self.patches.read(rows, source.resolution, source.channels, native.numpy())
-            if len(rows):
-                size = (self.size, self.size)
-                resized = F.interpolate(native, size=size, mode="bilinear", antialias=True)
-                for channels, targets in runs(range(len(source.targets)), source.targets):
-                    out[:, targets] = resized[:, channels]
+        for start in range(0, len(rows), PIECE):
+            piece = slice(start, start + PIECE)
+            for source in self._sources:
+                self._decode_source(source, rows[piece], out[piece])
         return out
 
-    def _buffer(self, source: _Source, count: int) -> Tensor:
-        """(count, bands, H, W) float32 of undefined content, this thread's own and used again."""
+    def _decode_source(self, source: _Source, rows: np.ndarray, out: Tensor) -> None:
+        if source.size == self.size:
+            parts = runs(source.channels, source.targets)
+            self.patches.fill(out.numpy(), rows, source.resolution, parts)
+            return
+        native = self._buffer(source)[: len(rows)]
+        self.patches.read(rows, source.resolution, source.channels, native.numpy())
+        resized = resize(native, self.size)
+        for channels, targets in runs(range(len(source.targets)), source.targets):
+            out[:, targets] = resized[:, channels]
+
+    def _buffer(self, source: _Source) -> Tensor:
+        """(PIECE, bands, H, W) float32 of undefined content, this thread's own and used again."""
         held: dict[int, Tensor] = self._scratch.__dict__.setdefault("buffers", {})
-        if source.resolution not in held or len(held[source.resolution]) < count:
-            shape = (count, len(source.channels), source.size, source.size)
+        if source.resolution not in held:
+            shape = (PIECE, len(source.channels), source.size, source.size)
             held[source.resolution] = torch.empty(shape)
-        return held[source.resolution][:count]
+        return held[source.resolution]
+
+
+def resize(x: Tensor, size: int) -> Tensor:
+    """(N, C, H, H) to (N, C, size, size), bilinear with aligned pixel areas, antialiased.
+
+    Enlarging, the antialiasing filter is the plain bilinear one, and torch's plain one is faster.
+    """
+    shrinks = size < x.shape[-1]
+    return F.interpolate(
+        x, size=(size, size), mode="bilinear", align_corners=False, antialias=shrinks
+    )
 
 
 def _source(patches: Patches, resolution: int, names: tuple[str, ...]) -> _Source:
