@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from mmfl.models.flops import training_flops
+from mmfl.models.flops import FORMULAS, training_flops
 from mmfl.models.losses import ntxent
 from mmfl.models.network import Network, initialise
+from mmfl.models.whitening import BatchWhitening2d
 
 BANDS = {"s1": 2, "s2": 10}
 
@@ -138,3 +140,43 @@ def test_flops_of_a_linear_stack_and_of_whitening():
     # the head adds a forward and two backward products of 64 x 128
     head = training_flops(plain, ("s2",), 32, projected=True) - one
     assert head == pytest.approx(3 * 2 * 64 * 128, rel=0.01)
+
+
+def test_flops_of_factorisation_and_solve_are_counted():
+    """n^3/3 of a Cholesky factor, n^2 per right-hand side (Golub and Van Loan)."""
+    matrix = torch.eye(6).repeat(5, 1, 1)
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        factor, _ = torch.linalg.cholesky_ex(matrix)
+    assert counter.get_total_flops() == 5 * 6**3 // 3
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        torch.linalg.solve_triangular(factor, matrix, upper=False)
+    assert counter.get_total_flops() == 5 * 6**2 * 6
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        torch.linalg.eigh(matrix)
+    assert counter.get_total_flops() > 0
+
+
+@pytest.mark.parametrize("fusion", ["mean", "concat"])
+@pytest.mark.parametrize("share", [None, 1])
+@pytest.mark.parametrize("where", ["none", "all"])
+def test_every_key_is_described(fusion, share, where):
+    net = Network(BANDS, 19, fusion=fusion, share_from_stage=share, whitening={"where": where})
+    described = net.describe_keys()
+    assert list(described) == list(net.state_dict())
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    buffers = dict(net.named_buffers())
+    for key, info in described.items():
+        assert (info.kind == "parameter") == (key in parameters) == (key not in buffers)
+        assert (info.kind == "counter") == (not net.state_dict()[key].is_floating_point())
+        assert (info.modality is None) == key.startswith("classifier")
+        if info.modality:
+            assert info.canonical == key.replace(f".{info.modality}.", ".", 1)
+    norms = {
+        type(net.get_submodule(k.rpartition(".")[0])) for k, i in described.items() if i.is_norm
+    }
+    assert norms == {torch.nn.BatchNorm2d if where == "none" else BatchWhitening2d}
+    for one, other in {(k, k.replace(".s1.", ".s2.")) for k in described if ".s1." in k}:
+        if described[one].kind == "parameter":
+            assert described[one].shared == (parameters[one] is parameters[other])
+        else:
+            assert buffers[one] is not buffers[other]
