@@ -19,6 +19,8 @@ from mmfl.errors import UserError
 from mmfl.files import digest
 
 ARCHIVES = ("simulated", "bigearthnet-v2")
+SCENARIOS = ("random", "country")
+ASSIGNMENTS = ("duplicate", "disjoint")
 BASES = ("prior", "local", "centralised-steps", "centralised-epochs", "late-fusion", "mf")
 MODULES = ("fw", "mim")
 S1_BANDS = ("VV", "VH")
@@ -36,7 +38,7 @@ class Section(BaseModel):
 class Simulate(Section):
     """The simulated archive (docs/simulated.md)."""
 
-    pairs: int = Field(1600, ge=40, description="locations to draw")
+    pairs: int = Field(1200, ge=40, description="locations to draw")
     seed: int = Field(7, ge=0, description="seed of the generator")
     countries: list[str] = Field(
         ["Austria", "Finland", "Ireland", "Portugal"], min_length=1, description="countries drawn"
@@ -65,8 +67,8 @@ class Split(Section):
 class Partition(Section):
     """Who holds what."""
 
-    scenario: str = Field("country", description="random | country")
-    assignment: str = Field("duplicate", description="duplicate | disjoint")
+    scenario: str = Field("country", description=" | ".join(SCENARIOS))
+    assignment: str = Field("duplicate", description=" | ".join(ASSIGNMENTS))
     clients: int = Field(4, ge=1, description="number of groups of the scenario `random`")
     seed: int = Field(0, ge=0, description="seed of the partition")
     countries: list[str] | None = Field(None, description="only these countries; null: all")
@@ -75,12 +77,12 @@ class Partition(Section):
     @field_validator("scenario")
     @classmethod
     def _scenario(cls, value: str) -> str:
-        return one_of(value, ("random", "country"), "scenario")
+        return one_of(value, SCENARIOS, "scenario")
 
     @field_validator("assignment")
     @classmethod
     def _assignment(cls, value: str) -> str:
-        return one_of(value, ("duplicate", "disjoint"), "assignment")
+        return one_of(value, ASSIGNMENTS, "assignment")
 
     @field_validator("months")
     @classmethod

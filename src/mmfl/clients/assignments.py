@@ -1,7 +1,8 @@
 """Modality assignments: which clients a group becomes, and in which modality they hold a location.
 
-An assignment is a function (table, modalities, *, seed) -> rows (position in the table, client,
-modality). `table` has the columns group, pair, split and a bool column per modality.
+An assignment is a function (table, modalities, *, seed) -> tables with the columns client,
+modality (categories; a client without locations stays one) and position (row of `table`). `table`
+has the columns group (categories), pair, split and a bool column per modality.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pandas as pd
 
 from mmfl.clients.scenarios import ranks
 
-Assignment = Callable[..., pd.DataFrame]
+Assignment = Callable[..., list[pd.DataFrame]]
 ASSIGNMENTS: dict[str, Assignment] = {}
 
 
@@ -29,13 +30,13 @@ def assignment(name: str) -> Callable[[Assignment], Assignment]:
 
 
 @assignment("duplicate")
-def duplicate(table: pd.DataFrame, modalities: tuple[str, ...], **_: Any) -> pd.DataFrame:
+def duplicate(table: pd.DataFrame, modalities: tuple[str, ...], **_: Any) -> list[pd.DataFrame]:
     """Each group becomes a client per modality, so pairs exist across clients."""
-    return pd.concat([_held(table, q, table[q].to_numpy()) for q in modalities])
+    return [_held(table, q, table[q].to_numpy()) for q in modalities]
 
 
 @assignment("disjoint")
-def disjoint(table: pd.DataFrame, modalities: tuple[str, ...], *, seed: int) -> pd.DataFrame:
+def disjoint(table: pd.DataFrame, modalities: tuple[str, ...], *, seed: int) -> list[pd.DataFrame]:
     """Each location in one modality only: halves of every group and split, by a hash of the pair.
 
     A location that exists in one modality goes there.
@@ -49,10 +50,16 @@ def disjoint(table: pd.DataFrame, modalities: tuple[str, ...], *, seed: int) -> 
         modalities
     )
     choice[~held.any(axis=1)] = -1
-    return pd.concat([_held(table, q, choice == k) for k, q in enumerate(modalities)])
+    return [_held(table, q, choice == k) for k, q in enumerate(modalities)]
 
 
 def _held(table: pd.DataFrame, modality: str, mask: np.ndarray) -> pd.DataFrame:
-    position = np.flatnonzero(mask)
-    client = table["group"].to_numpy()[position] + f"-{modality}"
-    return pd.DataFrame({"position": position, "client": client, "modality": modality})
+    """The locations of `mask`, each held by the client `<group>-<modality>`."""
+    client = table["group"].cat.rename_categories(lambda group: f"{group}-{modality}")
+    return pd.DataFrame(
+        {
+            "client": client.array[mask],
+            "modality": pd.Categorical([modality] * int(mask.sum()), [modality]),
+            "position": np.flatnonzero(mask),
+        }
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pandas.api.types import union_categoricals
 
 from mmfl.clients.assignments import ASSIGNMENTS
 from mmfl.clients.scenarios import SCENARIOS
@@ -19,7 +21,9 @@ from mmfl.errors import UserError
 from mmfl.files import atomic
 
 COLUMNS = ["client", "group", "modality", "pair", "split"]
+LOCATION = ["pair", "split", "country", "month", "labels"]
 MODALITIES = ("s1", "s2")
+SPLITS = ("train", "validation", "test")
 KEY = b"mmfl.sha256"
 
 
@@ -48,40 +52,26 @@ def build(
             indices), and a column per modality (bool, or the patch's name or None).
 
     Raises:
-        UserError: an unknown scenario, assignment or country; a pair listed twice; nothing left.
+        UserError: an unknown scenario, assignment or country; a table with a gap, an unknown split
+            or a pair twice; two groups of one name; nothing left.
     """
     form = _known(scenario, SCENARIOS, "partition.scenario")
     assign = _known(assignment, ASSIGNMENTS, "partition.assignment")
-    table = table.sort_values("pair", kind="stable").reset_index(drop=True)
-    twice = table["pair"].duplicated()
-    if twice.any():
-        raise UserError(f"partition: the pair {table['pair'][twice].iloc[0]} is listed twice")
-    held = {q: table[q].notna() & (table[q] != False) for q in MODALITIES}  # noqa: E712
-    table = table.assign(**held)
-    expected = sorted(table["country"].unique()) if countries is None else countries
-    for name in countries or ():
-        _known(name, dict.fromkeys(table["country"].unique()), "partition.countries")
-    keep = table["country"].isin(expected)
-    if months is not None:
-        keep &= table["month"].isin(months)
-    table = table[keep].reset_index(drop=True)
-    if table.empty:
-        raise UserError("partition: found no location, expected some; see countries and months")
-    table["group"] = form(table, clients=clients, seed=seed).to_numpy()
-    rows = assign(table, MODALITIES, seed=seed)
-    position = rows["position"].to_numpy()
-    frame = pd.DataFrame(
+    table = _chosen(_checked(table), countries, months)
+    table["group"] = _named(pd.Categorical(form(table, clients=clients, seed=seed)))
+    parts = assign(table, MODALITIES, seed=seed)
+    rows = pd.DataFrame(
         {
-            "client": rows["client"].to_numpy(),
-            "group": table["group"].to_numpy()[position],
-            "modality": rows["modality"].to_numpy(),
-            "pair": table["pair"].to_numpy()[position],
-            "split": table["split"].to_numpy()[position],
+            "client": union_categoricals([p["client"] for p in parts], sort_categories=True),
+            "modality": union_categoricals([p["modality"] for p in parts], sort_categories=True),
+            "position": np.concatenate([p["position"] for p in parts]),
         }
     )
-    frame = frame.iloc[np.lexsort([position, rows["modality"], frame["client"]])]
-    frame = frame.reset_index(drop=True)
-    return Manifest(frame, _summary(frame, table, expected if scenario == "country" else None))
+    order = np.lexsort([rows["position"], rows["modality"].cat.codes, rows["client"].cat.codes])
+    rows = rows.iloc[order].reset_index(drop=True)
+    held = table[["group", "pair", "split"]].iloc[rows["position"]].reset_index(drop=True)
+    frame = pd.concat([rows[["client", "modality"]], held], axis=1)[COLUMNS].astype("str")
+    return Manifest(frame, {"sha256": content_hash(frame), **_summary(rows, table)})
 
 
 def content_hash(frame: pd.DataFrame) -> str:
@@ -89,7 +79,7 @@ def content_hash(frame: pd.DataFrame) -> str:
     total = hashlib.sha256()
     for column in COLUMNS:
         total.update(column.encode() + b"\0")
-        total.update("\n".join(frame[column].tolist()).encode())
+        total.update("\n".join(pa.array(frame[column], pa.string()).to_pylist()).encode())
     return total.hexdigest()
 
 
@@ -130,38 +120,100 @@ def _known(name: str, registry: dict[str, Any], what: str) -> Any:
     return registry[name]
 
 
-def _summary(
-    frame: pd.DataFrame, table: pd.DataFrame, countries: list[str] | None
-) -> dict[str, Any]:
-    counts = frame.groupby(["client", "group", "modality", "split"]).size().reset_index(name="n")
-    clients: dict[str, Any] = {}
-    for row in counts.to_dict("records"):
-        entry = clients.setdefault(row["client"], {"group": row["group"], "counts": {}})
-        entry["counts"].setdefault(row["modality"], {})[row["split"]] = int(row["n"])
-    labels = table.set_index("pair")["labels"]
-    training = frame[frame["split"] == "train"]
-    for client, part in training.groupby("client"):
-        found = labels.loc[part["pair"].unique()]
-        flat = np.concatenate(found.to_numpy()) if len(found) else np.empty(0, np.int64)
-        clients[str(client)]["labels"] = {
-            str(label): int(count)
-            for label, count in zip(*np.unique(flat, return_counts=True), strict=True)
-        }
-    with_training = set(training["client"])
-    names = {f"{group}-{q}" for group in table["group"].unique() for q in MODALITIES}
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    """A copy sorted by pair, the modalities as bool columns, split and country as categories."""
+    lacking = [c for c in (*LOCATION, *MODALITIES) if c not in table]
+    if lacking:
+        raise UserError(
+            f"partition: the table of locations has no column {lacking[0]}, expected "
+            f"{', '.join((*LOCATION, *MODALITIES))}; run split again"
+        )
+    gaps = table[LOCATION].isna()
+    if gaps.to_numpy().any():
+        row, column = np.argwhere(gaps.to_numpy())[0]
+        raise UserError(
+            f"partition: location {table['pair'].iloc[row]}: found no {LOCATION[column]}, expected "
+            "one; correct the metadata and run split again"
+        )
+    order = np.argsort(table["pair"].to_numpy(object), kind="stable")
+    held = {q: table[q].notna() & (table[q] != False) for q in MODALITIES}  # noqa: E712
+    table = table.assign(**held).iloc[order].reset_index(drop=True)
+    twice = table["pair"].duplicated()
+    if twice.any():
+        raise UserError(f"partition: the pair {table['pair'][twice].iloc[0]} is listed twice")
+    table["split"] = table["split"].astype("category")
+    wrong = set(table["split"].cat.categories) - set(SPLITS)
+    if wrong:
+        pair = table["pair"][table["split"].isin(wrong)].iloc[0]
+        raise UserError(
+            f"partition: location {pair}: split: found {sorted(wrong)[0]!r}, expected one of "
+            f"{', '.join(SPLITS)}; correct the metadata and run split again"
+        )
+    return table
+
+
+def _chosen(
+    table: pd.DataFrame, countries: list[str] | None, months: list[int] | None
+) -> pd.DataFrame:
+    """The locations asked for; every country asked for stays a category, also without locations."""
+    there = sorted(table["country"].unique())
     for name in countries or ():
-        names |= {f"{name.lower().replace(' ', '-')}-{q}" for q in MODALITIES}
-    per_pair = training.drop_duplicates(["pair", "modality"]).groupby("pair").size()
+        _known(name, dict.fromkeys(there), "partition.countries")
+    wanted = sorted(set(there if countries is None else countries))
+    keep = table["country"].isin(wanted)
+    if months is not None:
+        keep &= table["month"].isin(months)
+    table = table[keep].reset_index(drop=True)
+    if table.empty:
+        raise UserError("partition: found no location, expected some; see countries and months")
+    table["country"] = pd.Categorical(table["country"], wanted)
+    return table
+
+
+def _named(groups: pd.Categorical) -> pd.Categorical:
+    """Names that can be part of a file's: lower case, letters and digits joined by dashes."""
+    names = {
+        str(g): re.sub(r"[^a-z0-9]+", "-", str(g).lower()).strip("-") for g in groups.categories
+    }
+    first: dict[str, str] = {}
+    for group, name in names.items():
+        if first.setdefault(name, group) != group or not name:
+            raise UserError(
+                f"partition: the groups {first[name]!r} and {group!r} would both be called "
+                f"{name!r}, expected names that differ in letters or digits; rename one"
+            )
+    return groups.rename_categories(list(names.values()))
+
+
+def _summary(rows: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
+    """Counts of a partition. `rows`: client, modality (categories), position in `table`."""
+    position = rows["position"].to_numpy()
+    rows = rows.assign(group=table["group"].array[position], split=table["split"].array[position])
+    by = ["client", "group", "modality", "split"]
+    clients: dict[str, Any] = {}
+    for (client, group, modality, split), n in rows.groupby(by, observed=True).size().items():
+        entry = clients.setdefault(client, {"group": group, "counts": {}, "labels": {}})
+        entry["counts"].setdefault(modality, {})[split] = int(n)
+
+    training = rows[rows["split"] == "train"]
+    once = training.drop_duplicates(["client", "position"])
+    for client, part in once.groupby("client", observed=True):
+        found = np.concatenate(table["labels"].array[part["position"]])
+        clients[client]["labels"] = {
+            str(label): int(n)
+            for label, n in zip(*np.unique(found, return_counts=True), strict=True)
+        }
+    pairs = training.drop_duplicates(["position", "modality"])["position"].value_counts()
+    groups = table.groupby(["group", "split"], observed=True).size()
     alone = table[~table[list(MODALITIES)].all(axis=1)]
     return {
-        "sha256": content_hash(frame),
-        "locations": {s: int(n) for s, n in table.groupby("split").size().items()},
+        "locations": {s: int(n) for s, n in groups.groupby(level=1, observed=True).sum().items()},
         "locations_by_group": {
-            group: {s: int(n) for s, n in part.groupby("split").size().items()}
-            for group, part in table.groupby("group")
+            group: {s: int(n) for (_, s), n in part.items()}
+            for group, part in groups.groupby(level=0, observed=True)
         },
         "clients": clients,
-        "empty_clients": sorted(names - with_training),
-        "without_partner": {q: int((alone[q]).sum()) for q in MODALITIES},
-        "shared_training_pairs": int((per_pair > 1).sum()),
+        "empty_clients": sorted(set(rows["client"].cat.categories) - set(training["client"])),
+        "without_partner": {q: int(alone[q].sum()) for q in MODALITIES},
+        "shared_training_pairs": int((pairs > 1).sum()),
     }

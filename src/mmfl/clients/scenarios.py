@@ -1,8 +1,8 @@
 """Decentralisation scenarios: which group (agency, country, company) holds a location.
 
-A scenario is a function (table, *, clients, seed) -> group name per row. `table` has one row per
-location: pair, split, country, month, season, tile, labels. To add one: a function with the
-decorator, its name in `SCENARIOS` of params.py, its tests, its row in docs/partitions.md.
+A scenario is a function (table, *, clients, seed) -> group of each row: names, or categories of
+which the unused ones are reported as empty. `table` has one row per location: pair, split, country,
+month, season, tile, labels, s1, s2. docs/partitions.md shows how to add one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-Scenario = Callable[..., pd.Series]
+Scenario = Callable[..., "pd.Series | pd.Categorical"]
 SCENARIOS: dict[str, Scenario] = {}
 
 
@@ -31,21 +31,21 @@ def scenario(name: str) -> Callable[[Scenario], Scenario]:
 @scenario("country")
 def country(table: pd.DataFrame, **_: Any) -> pd.Series:
     """DS2 of the same group's studies: one country per group."""
-    return table["country"].astype(str).str.lower().str.replace(" ", "-")
+    return table["country"]
 
 
 @scenario("random")
-def random(table: pd.DataFrame, *, clients: int, seed: int) -> pd.Series:
+def random(table: pd.DataFrame, *, clients: int, seed: int) -> pd.Categorical:
     """DS1: groups of equal size at random, within each split; independent of the row order."""
     order = np.argsort(ranks(table["pair"], f"{seed}/random"), kind="stable")
     place = np.empty(len(table), np.int64)
     place[order] = np.arange(len(table))
-    within = (
-        pd.Series(place, index=table.index).groupby(table["split"]).rank(method="first").astype(int)
-        - 1
-    )
+    within = pd.Series(place, index=table.index).groupby(table["split"], observed=True)
+    number = within.rank(method="first").astype(int) - 1
     width = len(str(clients - 1))
-    return (within % clients).map(lambda number: f"group-{number:0{width}d}")
+    return pd.Categorical.from_codes(
+        number % clients, [f"group-{k:0{width}d}" for k in range(clients)]
+    )
 
 
 def ranks(pairs: pd.Series, key: str) -> np.ndarray:

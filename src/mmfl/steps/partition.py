@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import compute
 
 from mmfl.clients.manifest import MODALITIES, Manifest, build, write_manifest
+from mmfl.errors import UserError
 from mmfl.files import write_json
 from mmfl.patches.labels import read_labels
 
@@ -32,7 +35,13 @@ def run(*, patches: Path, out: Path, **choice: Any) -> Manifest:
 def location_table(patches: Path) -> pd.DataFrame:
     """The label table with a bool column per modality, from the indices that `split` wrote."""
     table, _ = read_labels(patches / "labels")
+    pairs = pa.array(table["pair"], pa.string())
     for q in MODALITIES:
-        index = pd.read_parquet(patches / q / "index.parquet", columns=["pair"])
-        table[q] = table["pair"].isin(index["pair"])
+        path = patches / q / "index.parquet"
+        try:
+            index = pd.read_parquet(path, columns=["pair"])
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: not readable ({reason}); run split again") from None
+        table[q] = compute.is_in(pairs, pa.array(index["pair"], pa.string())).to_numpy(False)
     return table

@@ -87,7 +87,7 @@ def train_one(
 ) -> None:
     """Train one seed in the cache; its work in progress stays beside its results."""
     torch.set_num_threads(1)  # the same bits on every machine with one instruction set
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     torch.backends.cudnn.benchmark = False
     network = build_network(spec.method, params, len(data.classes))
     initialise(network, spec.seed)

@@ -1,0 +1,118 @@
+"""Every registered scenario and assignment; the worked example of docs/partitions.md."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmfl.clients import scenarios
+from mmfl.clients.assignments import ASSIGNMENTS
+from mmfl.clients.manifest import build
+from mmfl.clients.scenarios import SCENARIOS
+from mmfl.errors import UserError
+from mmfl.params import ASSIGNMENTS as KNOWN_ASSIGNMENTS
+from mmfl.params import SCENARIOS as KNOWN_SCENARIOS
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "partitions.md"
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    rng = np.random.default_rng(5)
+    count = 90
+    return pd.DataFrame(
+        {
+            "pair": [f"p{i:02d}" for i in rng.permutation(count)],
+            "split": rng.choice(["train", "validation", "test"], count),
+            "country": rng.choice(["Austria", "Kosovo", "Finland"], count),
+            "month": rng.integers(1, 13, count),
+            "season": rng.choice(["DJF", "MAM", "JJA", "SON"], count),
+            "tile": rng.choice(["T33UUP", "T34WFT"], count),
+            "labels": [np.flatnonzero(rng.random(19) < 0.2) for _ in range(count)],
+            "s1": rng.random(count) < 0.9,
+            "s2": True,
+        }
+    )
+
+
+def test_names_are_those_of_the_parameters_and_of_the_page():
+    assert sorted(SCENARIOS) == sorted(KNOWN_SCENARIOS)
+    assert sorted(ASSIGNMENTS) == sorted(KNOWN_ASSIGNMENTS)
+    text = PAGE.read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in text for name in (*SCENARIOS, *ASSIGNMENTS))
+
+
+@pytest.mark.parametrize("assignment", sorted(ASSIGNMENTS))
+@pytest.mark.parametrize("scenario", sorted(SCENARIOS))
+def test_nothing_is_lost_and_nothing_held_twice(table, scenario, assignment):
+    found = build(table, scenario=scenario, assignment=assignment, clients=4, seed=2)
+    frame = found.frame
+    assert not frame.duplicated(["modality", "pair"]).any()
+    assert set(frame["pair"]) == set(table["pair"])
+    held = pd.concat([table[["pair"]].assign(modality=q)[table[q]] for q in ("s1", "s2")])
+    assert len(frame.merge(held)) == len(frame)
+    counted = found.summary["clients"]
+    total = sum(n for c in counted.values() for q in c["counts"].values() for n in q.values())
+    assert total == len(frame)
+    labels = table.set_index("pair")["labels"]
+    for client, entry in counted.items():
+        pairs = frame["pair"][(frame["client"] == client) & (frame["split"] == "train")]
+        expected = np.bincount(np.concatenate([[], *labels[pairs]]).astype(int), minlength=19)
+        assert [entry["labels"].get(str(k), 0) for k in range(19)] == expected.tolist()
+    training = frame[frame["split"] == "train"].groupby("pair").size()
+    assert found.summary["shared_training_pairs"] == (training > 1).sum()
+
+
+def test_the_documented_scenario_works(table):
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    try:
+        exec(textwrap.dedent(blocks[0]), vars(scenarios))
+        frame = build(table, scenario="season", assignment="duplicate").frame
+    finally:
+        SCENARIOS.pop("season", None)
+        vars(scenarios).pop("season", None)
+    expected = table.set_index("pair")["season"].str.lower()
+    assert (frame["group"].to_numpy() == expected[frame["pair"]].to_numpy()).all()
+    assert frame["client"].nunique() == 8
+
+
+def test_groups_without_locations_are_reported(table):
+    few = table[table["split"] == "train"].head(3)
+    summary = build(few, scenario="random", assignment="duplicate", clients=5).summary
+    assert summary["empty_clients"] == [f"group-{k}-{q}" for k in (3, 4) for q in ("s1", "s2")]
+    july = table["month"].where(table["country"] == "Austria", 1).replace(7, 8)
+    summary = build(
+        table.assign(month=july.where(july == 1, 7)),
+        scenario="country", assignment="duplicate", months=[7],
+    ).summary  # fmt: skip
+    assert {"finland-s1", "kosovo-s2"} <= set(summary["empty_clients"])
+
+
+def test_groups_that_would_share_a_name_are_refused(table):
+    table["country"] = table["country"].replace({"Kosovo": "North-Land", "Austria": "North Land"})
+    with pytest.raises(UserError, match="'North Land' and 'North-Land' would both be called"):
+        build(table, scenario="country", assignment="duplicate")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("split", "training", r"location p\d\d: split: found 'training'"),
+        ("country", None, r"location p\d\d: found no country"),
+        ("month", np.nan, r"location p\d\d: found no month"),
+        ("labels", None, r"location p\d\d: found no labels"),
+    ],
+)
+def test_a_table_with_a_gap_is_refused(table, column, value, message):
+    values = table[column].tolist()
+    values[7] = value
+    with pytest.raises(UserError, match=message):
+        build(table.assign(**{column: values}), scenario="country", assignment="duplicate")
+
+
+def test_a_table_without_a_column_is_refused(table):
+    with pytest.raises(UserError, match="no column country"):
+        build(table.drop(columns="country"), scenario="country", assignment="duplicate")

@@ -1,0 +1,47 @@
+"""The partition step: what it reads, writes and reports."""
+
+import json
+import logging
+
+import pandas as pd
+import pytest
+
+from mmfl.clients.manifest import build, read_manifest
+from mmfl.errors import UserError
+from mmfl.steps import partition
+
+CHOICE = {"scenario": "country", "assignment": "duplicate"}
+
+
+def test_manifest_and_summary_are_those_of_the_table(store, tmp_path, caplog):
+    folder, table = store
+    out = tmp_path / "clients.parquet"
+    with caplog.at_level(logging.WARNING):
+        found = partition.run(patches=folder, out=out, **CHOICE)
+    expected = build(table, **CHOICE)
+    pd.testing.assert_frame_equal(read_manifest(out), expected.frame)
+    assert found.summary == expected.summary == json.loads(out.with_suffix(".json").read_text())
+    assert "locations without a partner: 4 only in s1, 4 only in s2" in caplog.text
+
+
+def test_no_shard_is_opened_and_the_bytes_repeat(store, tmp_path):
+    folder, _ = store
+    partition.run(patches=folder, out=tmp_path / "one.parquet", **CHOICE)
+    for shard in folder.glob("*/*.npy"):
+        shard.unlink()
+    partition.run(patches=folder, out=tmp_path / "two.parquet", **CHOICE)
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["labels/index.parquet", "labels/classes.json", "s1/index.parquet"]
+)
+@pytest.mark.parametrize("content", [None, b"x"])
+def test_a_damaged_store_is_refused_and_nothing_is_written(store, tmp_path, name, content):
+    folder, _ = store
+    (folder / name).unlink()
+    if content:
+        (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match="run split again"):
+        partition.run(patches=folder, out=tmp_path / "out.parquet", **CHOICE)
+    assert not (tmp_path / "out.parquet").exists()
