@@ -182,7 +182,7 @@ def _named(groups: pd.Categorical) -> pd.Categorical:
                 f"partition: the groups {first[name]!r} and {group!r} would both be called "
                 f"{name!r}, expected names that differ in letters or digits; rename one"
             )
-    return groups.rename_categories(list(names.values()))
+    return groups.rename_categories(lambda group: names[str(group)])
 
 
 def _summary(rows: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
@@ -191,29 +191,36 @@ def _summary(rows: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
     rows = rows.assign(group=table["group"].array[position], split=table["split"].array[position])
     by = ["client", "group", "modality", "split"]
     clients: dict[str, Any] = {}
-    for (client, group, modality, split), n in rows.groupby(by, observed=True).size().items():
-        entry = clients.setdefault(client, {"group": group, "counts": {}, "labels": {}})
-        entry["counts"].setdefault(modality, {})[split] = int(n)
+    for row in _sizes(rows, by):
+        entry = clients.setdefault(
+            row["client"], {"group": row["group"], "counts": {}, "labels": {}}
+        )
+        entry["counts"].setdefault(row["modality"], {})[row["split"]] = row["n"]
 
     training = rows[rows["split"] == "train"]
     once = training.drop_duplicates(["client", "position"])
     for client, part in once.groupby("client", observed=True):
         found = np.concatenate(table["labels"].array[part["position"]])
-        clients[client]["labels"] = {
+        clients[str(client)]["labels"] = {
             str(label): int(n)
             for label, n in zip(*np.unique(found, return_counts=True), strict=True)
         }
     pairs = training.drop_duplicates(["position", "modality"])["position"].value_counts()
-    groups = table.groupby(["group", "split"], observed=True).size()
+    by_group: dict[str, dict[str, int]] = {}
+    for row in _sizes(table, ["group", "split"]):
+        by_group.setdefault(row["group"], {})[row["split"]] = row["n"]
     alone = table[~table[list(MODALITIES)].all(axis=1)]
     return {
-        "locations": {s: int(n) for s, n in groups.groupby(level=1, observed=True).sum().items()},
-        "locations_by_group": {
-            group: {s: int(n) for (_, s), n in part.items()}
-            for group, part in groups.groupby(level=0, observed=True)
-        },
+        "locations": {row["split"]: row["n"] for row in _sizes(table, ["split"])},
+        "locations_by_group": by_group,
         "clients": clients,
         "empty_clients": sorted(set(rows["client"].cat.categories) - set(training["client"])),
         "without_partner": {q: int(alone[q].sum()) for q in MODALITIES},
         "shared_training_pairs": int((pairs > 1).sum()),
     }
+
+
+def _sizes(table: pd.DataFrame, by: list[str]) -> list[dict[str, Any]]:
+    """A record per combination of categories that occurs, `n` of them each."""
+    found = table.groupby(by, observed=True).size().reset_index(name="n")
+    return [{**record, "n": int(record["n"])} for record in found.to_dict("records")]  # type: ignore[dict-item]

@@ -35,7 +35,7 @@ def country(table: pd.DataFrame, **_: Any) -> pd.Series:
 
 
 @scenario("random")
-def random(table: pd.DataFrame, *, clients: int, seed: int) -> pd.Categorical:
+def random(table: pd.DataFrame, *, clients: int, seed: int) -> pd.Categorical[str]:
     """DS1: groups of equal size at random, within each split; independent of the row order."""
     order = np.argsort(ranks(table["pair"], f"{seed}/random"), kind="stable")
     place = np.empty(len(table), np.int64)
@@ -43,9 +43,8 @@ def random(table: pd.DataFrame, *, clients: int, seed: int) -> pd.Categorical:
     within = pd.Series(place, index=table.index).groupby(table["split"], observed=True)
     number = within.rank(method="first").astype(int) - 1
     width = len(str(clients - 1))
-    return pd.Categorical.from_codes(
-        number % clients, [f"group-{k:0{width}d}" for k in range(clients)]
-    )
+    names = pd.Index([f"group-{k:0{width}d}" for k in range(clients)])
+    return pd.Categorical.from_codes(number.to_numpy() % clients, names)
 
 
 def ranks(pairs: pd.Series, key: str) -> np.ndarray:
