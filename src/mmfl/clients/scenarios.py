@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-Scenario = Callable[..., "pd.Series | pd.Categorical"]
+Scenario = Callable[..., "pd.Series | pd.Categorical[Any]"]
 SCENARIOS: dict[str, Scenario] = {}
 
 
