@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import zstandard
 from tqdm import tqdm
@@ -21,6 +21,8 @@ from mmfl.errors import UserError
 MAX_BYTES = 400 << 30
 MAX_MEMBERS = 20_000_000
 ZSTD, GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
+# a second fence behind `_check`; Python has it since 3.11.4
+FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 DAMAGED = (tarfile.TarError, zstandard.ZstdError, gzip.BadGzipFile, zlib.error, EOFError)
 
 
@@ -107,7 +109,7 @@ def _extract(source: Path, folder: Path, max_bytes: int, max_members: int) -> No
                 raise UserError(
                     f"{source}: found more than {max_members:,} members, expected less; refused"
                 )
-            tar.extract(member, folder, set_attrs=False, filter="data")
+            tar.extract(member, folder, set_attrs=False, **FILTER)
 
 
 def _plain(source: Path, stack: ExitStack) -> IO[bytes]:
