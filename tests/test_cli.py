@@ -21,6 +21,11 @@ def mmfl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (None, ["split"], "params.yaml: not found"),
         ("trian: {}\n", ["split"], "unknown key trian; did you mean train?"),
+        ("", ["split"], "found nothing, expected sections"),
+        ("- 1\n", ["split"], "found a list, expected sections"),
+        ("split:\n  snow: true\n  snow: false\n", ["split"], "the key snow is given twice"),
+        ("split: [\n", ["split"], "not readable as YAML"),
+        (PARAMS, ["split", "--params", "."], ".: is a folder"),
         (PARAMS, ["split", "--archive", "simulated"], "--archive: found simulated"),
         (PARAMS, ["split"], "run mmfl download first"),
         (PARAMS, ["partition"], "run mmfl split first"),
@@ -38,6 +43,14 @@ def test_mistakes(tmp_path, text, arguments, expected):
     assert expected in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) in ([], ["params.yaml"])
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "params.yaml").write_text("simulate: {pairs: 40}\n")
+    (tmp_path / ".cache").write_text("a file where a folder is needed")
+    result = mmfl(tmp_path, "simulate")
+    assert result.returncode == 2
+    assert result.stderr.startswith("mmfl: .cache") and result.stderr.count("\n") == 1
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mmfl.errors import UserError
+from mmfl.files import read_json, write_json
 from mmfl.params import Params, clients_name, load
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -74,7 +74,7 @@ def split(
         unit.discard()
     step.run(
         archive,
-        root=Path(json.loads((raw / "root.json").read_text())["root"]),
+        root=Path(read_json(raw / "root.json", "download")["root"]),
         out=Path("data/patches", archive),
         store=unit.folder,
         shard_size=chosen.split.shard_size,
@@ -185,8 +185,6 @@ def headline(params: PARAMS = DEFAULT) -> None:
 @app.command()
 def schema(out: Path = Path("workflow/schemas/params.json")) -> None:
     """Export the JSON schema of the parameter file."""
-    from mmfl.files import write_json
-
     write_json(out, Params.model_json_schema())
 
 
@@ -215,6 +213,11 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"mmfl: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a read-only folder
+        if error.filename is None and error.errno is None:
+            raise
+        print(f"mmfl: {error.filename or 'disk'}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmfl.errors import UserError
+
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
@@ -40,6 +42,24 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as JSON with sorted keys, atomically: equal values give equal bytes."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path | str, step: str) -> dict[str, Any]:
+    """The mapping in a JSON file that `step` wrote.
+
+    Raises:
+        UserError: there is no such file, or it does not hold a mapping.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run {step} first") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}); run {step} again") from None
+    if not isinstance(value, dict):
+        found = type(value).__name__
+        raise UserError(f"{path}: found {found}, expected a mapping; run {step} again")
+    return value
 
 
 def digest(value: Any, length: int = 16) -> str:

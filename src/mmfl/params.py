@@ -273,8 +273,8 @@ def one_of(value: str, known: tuple[str, ...], what: str) -> str:
     if value in known:
         return value
     near = difflib.get_close_matches(value, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise ValueError(f"unknown {what} {value!r}{hint} Known: {', '.join(known)}")
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f"unknown {what} {value!r}; {hint}known: {', '.join(known)}")
 
 
 def parse_method(name: str) -> tuple[str, tuple[str, ...]]:
@@ -417,6 +417,19 @@ def train_values(params: Params, method: str | None, variant_name: str) -> dict[
     return values
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice: YAML keeps the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key} is given twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path | str = "params.yaml") -> Params:
     """Read and validate a parameter file.
 
@@ -425,16 +438,19 @@ def load(path: Path | str = "params.yaml") -> Params:
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(
             f"{path}: not found; expected a parameter file such as params.yaml"
         ) from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; expected a parameter file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not readable as YAML: {text}") from None
     if not isinstance(data, dict):
-        raise UserError(f"{path}: found {type(data).__name__}, expected sections such as train:")
+        what = "nothing" if data is None else f"a {type(data).__name__}"
+        raise UserError(f"{path}: found {what}, expected sections such as train:")
     return validate(data, str(path))
 
 

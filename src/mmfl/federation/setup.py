@@ -103,8 +103,10 @@ def choose_device(name: str) -> torch.device:
     """`auto` takes CUDA where there is one.
 
     Raises:
-        UserError: cuda was asked for and is not there.
+        UserError: the name is unknown, or cuda was asked for and is not there.
     """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device: found {name}, expected auto, cpu or cuda")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

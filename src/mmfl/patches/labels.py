@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from mmfl.errors import UserError
-from mmfl.files import write_json
+from mmfl.files import read_json, write_json
 from mmfl.patches.writer import GROUPS, write_parquet
 
 
@@ -26,7 +25,7 @@ def read_labels(folder: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """
     try:
         table = pd.read_parquet(folder / "index.parquet")
-        classes = tuple(json.loads((folder / "classes.json").read_text())["classes"])
+        classes = tuple(read_json(folder / "classes.json", "split")["classes"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: not readable ({error}); run split again") from None
     return table, classes

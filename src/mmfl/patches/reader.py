@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmfl.errors import UserError
+from mmfl.files import read_json
 
 Run = tuple[slice, slice]
 """Neighbouring channels of a shard, and the neighbouring channels of an output they go to."""
@@ -38,7 +38,7 @@ class Patches:
         self.folder = Path(folder)
         try:
             self.index = pd.read_parquet(self.folder / "index.parquet")
-            described = json.loads((self.folder / "modality.json").read_text())
+            described = read_json(self.folder / "modality.json", "split")
             self.bands: list[dict] = described["bands"]
             self.pairs = self.index["pair"].to_numpy(dtype=object)
             self._shard = self.index["shard"].to_numpy()

@@ -5,7 +5,6 @@ A run is a dict with method, variant, label, seed and the paths scores, predicti
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mmfl.errors import UserError
+from mmfl.files import read_json
 from mmfl.reporting.tables import full
 from mmfl.reporting.writers import read_csv
 
@@ -72,14 +72,6 @@ def _stacked(runs: list[Run], name: str, columns: list[str]) -> pd.DataFrame:
     return stacked[["run", "seed", *columns]]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; a UserError where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error}); run train again") from None
-
-
 def runs_frame(runs: list[Run], described: list[dict]) -> pd.DataFrame:
     """A row per method and variant, as `tables.py` wants it."""
     rows: dict[str, dict[str, Any]] = {}
@@ -115,7 +107,7 @@ def positives(item: Run, names: list[str]) -> dict[str, int]:
 
 def label_counts(manifest: Path, names: list[str]) -> pd.DataFrame:
     """client, locations, class, count: training locations of each client with each class."""
-    summary = read_json(manifest.with_suffix(".json"))
+    summary = read_json(manifest.with_suffix(".json"), "partition")
     frame = pd.read_parquet(manifest, columns=["client", "pair", "split"])
     sizes = frame[frame["split"] == "train"].groupby("client")["pair"].nunique()
     rows = [
@@ -131,7 +123,7 @@ def read_measured(paths: list[Path]) -> pd.DataFrame:
     columns = ["seconds", "seconds_per_round", "peak_memory_mb", "device", "started"]
     rows = []
     for path in paths:
-        found = read_json(path)
+        found = read_json(path, "train")
         name = key({"method": path.parts[-3], "variant": path.parts[-2]})
         rows.append({"run": name} | {column: found.get(column) for column in columns})
     return pd.DataFrame(rows, columns=["run", *columns])

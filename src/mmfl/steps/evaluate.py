@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from mmfl.federation import checkpoint
 from mmfl.federation.data import Data, Normaliser, Statistics
 from mmfl.federation.loop import shown_policy, standardised
 from mmfl.federation.setup import build_network, build_strategy, choose_device
-from mmfl.files import atomic
+from mmfl.files import atomic, read_json
 from mmfl.params import Params, RunSpec, find_entry, resolve, runs
 from mmfl.strategies.base import POLICIES, Server, Strategy
 
@@ -44,8 +43,8 @@ def run(
     data.preload()
     for spec in runs(params, archive):
         if (spec.method, spec.variant) == (method, variant):
-            described = json.loads((trained / spec.path / "run.json").read_text())
-            if described["partition_sha256"] != content_hash(frame):
+            described = read_json(trained / spec.path / "run.json", "train")
+            if described.get("partition_sha256") != content_hash(frame):
                 raise UserError(
                     f"{trained / spec.path}: trained on another partition than {manifest}; "
                     "run train again"

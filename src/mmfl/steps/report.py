@@ -13,7 +13,7 @@ import pandas as pd
 from mmfl import code
 from mmfl.errors import UserError
 from mmfl.evaluation.statistics import differences, summarise
-from mmfl.files import write_json, write_text
+from mmfl.files import read_json, write_json, write_text
 from mmfl.params import Params, clients_name, runs
 from mmfl.reporting import figures, gallery, layout, page, tables, writers
 from mmfl.reporting.gather import (
@@ -23,7 +23,6 @@ from mmfl.reporting.gather import (
     label_counts,
     policy_scores,
     positives,
-    read_json,
     read_measured,
     read_rounds,
     read_scores,
@@ -105,7 +104,7 @@ def tables_of(
     """
     if baseline not in {key(item) for item in runs}:
         raise UserError(f"report.baseline: found {baseline}, expected one of the trained methods")
-    described = [read_json(item["run"]) for item in runs]
+    described = [read_json(item["run"], "train") for item in runs]
     scores = read_scores(runs)
     rounds = read_rounds(runs)
     listed = runs_frame(runs, described)
@@ -247,7 +246,7 @@ def write_page(
     """
     laid = laid_out(results)
     cost = _table(results, "cost")
-    holders = read_json(summary) if summary else {}
+    holders = read_json(summary, "partition") if summary else {}
     pictures = {
         name: page.picture(results / "figures" / f"{name}.svg", alt, caption)
         for name, (alt, caption) in figures.CAPTIONS.items()
