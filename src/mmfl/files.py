@@ -18,8 +18,8 @@ from mmfl.errors import UserError
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary file name beside `path`; on success fsync it and rename it to `path`.
 
-    The temporary name is fixed per process, so a killed writer leaves at most one stale file
-    and a reader never sees half a file. On an exception the temporary file is removed.
+    The temporary name is the process's own: a reader never sees half a file, and a killed writer
+    leaves one hidden `.tmp`. On an exception the temporary file is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,9 +27,8 @@ def manifest_path(params: Params) -> Path:
 def run(params: Params, *, fresh: bool = False) -> None:
     """Write the archive where it is not in the cache yet."""
     entry = unit(params)
-    if fresh:
-        entry.discard()
-    if not entry.done:
+    if fresh or not entry.done:
+        entry.discard()  # also what a killed run left
         from mmfl.archives.simulated import generate
 
         s = params.simulate
