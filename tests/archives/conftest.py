@@ -37,6 +37,9 @@ def simulated(tmp_path_factory) -> Path:
     return out
 
 
+FILTER: dict = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python < 3.11.4
+
+
 @pytest.fixture(scope="session")
 def unpacked(simulated, tmp_path_factory) -> Path:
     """The same archive, unpacked."""
@@ -49,5 +52,5 @@ def unpacked(simulated, tmp_path_factory) -> Path:
             zstandard.ZstdDecompressor().stream_reader(handle) as stream,
             tarfile.open(fileobj=stream, mode="r|") as tar,
         ):
-            tar.extractall(root, filter="data")
+            tar.extractall(root, **FILTER)
     return root
