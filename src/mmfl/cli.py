@@ -80,6 +80,7 @@ def split(
         shard_size=chosen.split.shard_size,
         snow=chosen.split.snow,
         cloud_or_shadow=chosen.split.cloud_or_shadow,
+        on_error=chosen.split.on_error,
         workers=workers,
     )
 

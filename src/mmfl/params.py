@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mmfl.errors import UserError
 from mmfl.files import digest
 
-ARCHIVES = ("simulated", "bigearthnet-v2")
+ARCHIVES = ("simulated", "bigearthnet-v1", "bigearthnet-v2")
 SCENARIOS = ("random", "country")
 ASSIGNMENTS = ("duplicate", "disjoint")
 BASES = ("prior", "local", "centralised-steps", "centralised-epochs", "late-fusion", "mf")
@@ -61,6 +61,9 @@ class Split(Section):
 
     snow: bool = Field(False, description="keep patches with seasonal snow")
     cloud_or_shadow: bool = Field(False, description="keep patches with cloud or cloud shadow")
+    on_error: Literal["stop", "skip"] = Field(
+        "stop", description="a patch that cannot be used: stop, or skip it and list it"
+    )
     shard_size: int = Field(4096, ge=1, description="patches in a shard")
 
 

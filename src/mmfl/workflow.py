@@ -23,7 +23,7 @@ def outputs(step: str, params: Params) -> list[str]:
         return ["data/raw/{archive}/files.csv", "data/raw/{archive}/root.json"]
     if step == "split":
         names = [f"{q}/{file}" for q in MODALITIES for file in ("index.parquet", "modality.json")]
-        names += ["labels/index.parquet", "labels/classes.json"]
+        names += [f"labels/{file}" for file in ("index.parquet", "classes.json", "skipped.csv")]
         return [f"data/patches/{{archive}}/{name}" for name in names]
     if step == "partition":
         return [f"data/clients/{{archive}}/{{clients}}.{end}" for end in ("parquet", "json")]

@@ -1,7 +1,6 @@
 """The reader of BigEarthNet v2.0, against the published metadata and real patches."""
 
 import shutil
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pytest
 import rasterio
 
 from mmfl.archives import get
+from mmfl.archives.bigearthnet import CLASSES, CORINE
 from mmfl.errors import UserError
 
 ARCHIVE = get("bigearthnet-v2")
@@ -119,13 +119,6 @@ def test_names_are_joined_by_the_table(clean):
     assert numbers[0].equals(numbers[1])
 
 
-def test_speed(published):
-    """Half a million rows within seconds; the bound is generous for busy machines."""
-    start = time.perf_counter()
-    ARCHIVE.metadata(published, snow=True, cloud_or_shadow=True)
-    assert time.perf_counter() - start < 8
-
-
 def test_pixels_are_those_of_rasterio(sample):
     rows = ARCHIVE.metadata(sample, snow=True, cloud_or_shadow=True)
     assert len(rows) == 24
@@ -176,7 +169,7 @@ def test_missing_file(copy):
 @pytest.mark.parametrize("size", [0, 100, 4000, 7559])
 def test_truncated_file(copy, size):
     copy[2].write_bytes(copy[2].read_bytes()[:size])
-    refused(copy, "cannot be read")
+    refused(copy, "cannot be read|holds fewer bytes")
 
 
 def test_not_a_tiff(copy):
@@ -196,6 +189,31 @@ def test_wrong_type(copy):
     with rasterio.open(copy[2], "w", **(profile | {"dtype": "int32"})) as target:
         target.write(pixels)
     refused(copy, "int32, expected 1 x 60 x 60 uint16")
+
+
+def test_sparse_file(copy):
+    """GDAL reads zeros where a file says that it stores no strip; nothing published is so."""
+    with rasterio.open(copy[2]) as source:
+        profile = source.profile
+    copy[2].unlink()
+    with rasterio.open(copy[2], "w", **(profile | {"SPARSE_OK": True})):
+        pass
+    refused(copy, "holds fewer bytes than its pixels")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan(sample, tmp_path, value):
+    patch = ARCHIVE.metadata(sample).s1.iloc[0]
+    source = ARCHIVE.band_path(sample, "s1", patch, "VH")
+    path = ARCHIVE.band_path(tmp_path, "s1", patch, "VH")
+    path.parent.mkdir(parents=True)
+    with rasterio.open(source) as file:
+        profile, pixels = file.profile, file.read()
+    pixels[0, 7, 9:12] = value
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(pixels)
+    with pytest.raises(UserError, match=r"VH.tif: band VH has 3 pixels of NaN or infinity"):
+        ARCHIVE.read(tmp_path, "s1", patch, "VH")
 
 
 def test_missing_metadata(tmp_path):
@@ -247,10 +265,60 @@ def test_small_table(tmp_path):
     assert (row.month, row.season, row.tile) == (6, "JJA", "T33UUP")
 
 
-def test_duplicate_patch(tmp_path):
-    pq.write_table(pa.Table.from_pylist([GOOD, GOOD]), tmp_path / "metadata.parquet")
-    with pytest.raises(UserError, match="unique"):
-        ARCHIVE.metadata(tmp_path)
+def test_corine_codes_and_classes():
+    """ARCHIVE's classes by CORINE code, as the archive's authors list them."""
+    groups = [
+        (111, 112), (121,), (211, 212, 213), (221, 222, 223, 241), (231,), (242,), (243,), (244,),
+        (311,), (312,), (313,), (321, 333), (322, 323), (324,), (331,), (411, 412), (421, 422),
+        (511, 512), (521, 522, 523),
+    ]  # fmt: skip
+    assert len(CORINE) == 44 and len(groups) == len(CLASSES) == 19
+    expected = {code: index for index, codes in enumerate(groups) for code in codes}
+    assert {code: index for code, (_, index) in CORINE.items() if index is not None} == expected
+
+
+def write_map(root, codes, dtype="uint16"):
+    patch = GOOD["patch_id"]
+    folder = root / "Reference_Maps" / patch.rsplit("_", 2)[0] / patch
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{patch}_reference_map.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", width=codes.shape[1], height=codes.shape[0], count=1, dtype=dtype
+    ) as target:
+        target.write(codes.astype(dtype), 1)
+    return path
+
+
+def test_reference_map(tmp_path):
+    """Every code, no data and the codes without a class, pixel by pixel."""
+    codes = np.resize([0, *CORINE], (120, 120))
+    write_map(tmp_path, codes)
+    found = ARCHIVE.reference_map(tmp_path, GOOD["patch_id"])
+    assert found.shape == (120, 120) and found.dtype == np.uint8
+    for code, index in zip(codes.ravel(), found.ravel(), strict=True):
+        target = CORINE[code][1] if code else None
+        assert index == (255 if target is None else target)
+
+
+@pytest.mark.parametrize(
+    ("codes", "dtype", "match"),
+    [
+        (np.full((120, 120), 113), "uint16", "found code 113, expected CORINE"),
+        (np.full((120, 120), 1111), "uint16", "found code 1111"),
+        (np.full((60, 60), 111), "uint16", "1 x 60 x 60 uint16, expected 1 x 120 x 120"),
+        (np.full((120, 120), 1), "uint8", "uint8, expected"),
+    ],
+)
+def test_reference_map_of_another_kind(tmp_path, codes, dtype, match):
+    path = write_map(tmp_path, codes, dtype)
+    with pytest.raises(UserError, match=match) as caught:
+        ARCHIVE.reference_map(tmp_path, GOOD["patch_id"])
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_no_reference_map(tmp_path):
+    with pytest.raises(UserError, match=r"_reference_map.tif: .* is missing"):
+        ARCHIVE.reference_map(tmp_path, GOOD["patch_id"])
 
 
 def test_missing_column(tmp_path):

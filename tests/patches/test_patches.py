@@ -84,8 +84,8 @@ from pathlib import Path
 from mmfl.patches import writer
 from mmfl.steps import split
 write_chunk = writer.write_chunk
-def die_in_the_fourth_shard(archive, root, modality, chunk):
-    done = write_chunk(archive, root, modality, chunk)
+def die_in_the_fourth_shard(archive, root, modality, skip, chunk):
+    done = write_chunk(archive, root, modality, skip, chunk)
     if "00003" in chunk.files[10].name:
         os.kill(os.getpid(), signal.SIGKILL)
     return done

@@ -5,12 +5,14 @@ To add an archive: a file with a subclass of `base.Archive`, and a line in `ARCH
 
 from __future__ import annotations
 
-from mmfl.archives.base import Archive, Band, Modality
+from mmfl.archives.base import Archive, Band, Fault, Modality
+from mmfl.archives.bigearthnet_v1 import BigEarthNetV1
 from mmfl.archives.bigearthnet_v2 import BigEarthNetV2
 from mmfl.errors import UserError
 
 ARCHIVES: dict[str, Archive] = {
-    archive.name: archive for archive in (BigEarthNetV2(), BigEarthNetV2(name="simulated"))
+    archive.name: archive
+    for archive in (BigEarthNetV1(), BigEarthNetV2(), BigEarthNetV2(name="simulated"))
 }
 
 
@@ -21,4 +23,4 @@ def get(name: str) -> Archive:
     return ARCHIVES[name]
 
 
-__all__ = ["ARCHIVES", "Archive", "Band", "Modality", "get"]
+__all__ = ["ARCHIVES", "Archive", "Band", "Fault", "Modality", "get"]

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import rasterio
-from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.errors import RasterioError
 
-from mmfl.errors import UserError
+from mmfl.errors import DamagedFile, UserError
 
+REMEDY = "fetch it again, or leave it out with split.on_error: skip"
 COLUMNS = ("pair", "s1", "s2", "split", "country", "month", "season", "tile", "labels")
 SPLITS = ("train", "validation", "test")
 SEASONS = {month: ["DJF", "MAM", "JJA", "SON"][month % 12 // 3] for month in range(1, 13)}
@@ -64,6 +65,19 @@ class Modality:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """A patch that cannot be used: its name in a modality ("" for both), a file or folder, why."""
+
+    modality: str
+    patch: str
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Archive(ABC):
     """An archive: facts as fields, and a reader of its metadata and pixels.
 
@@ -85,13 +99,33 @@ class Archive(ABC):
 
         `s1` and `s2` are the patch's name in the modality, or None where the archive lacks it;
         `month` int 1-12; `season` DJF, MAM, JJA or SON; `tile` like T33UUP; `labels` sorted class
-        indices, int8 arrays. Patches with seasonal snow, cloud or shadow only when asked for.
+        indices, int8 arrays, or all None where the tables hold none (see `labelled`). Patches with
+        seasonal snow, cloud or shadow only when asked for. Names may be listed twice.
         Raises `UserError` for a missing or malformed table.
         """
 
+    def labelled(
+        self, root: Path, rows: pd.DataFrame, workers: int = 1
+    ) -> tuple[pd.DataFrame, list[Fault]]:
+        """Rows of `metadata` with labels that lie beside the images; those without are faults."""
+        return rows, []
+
     @abstractmethod
+    def names(self, root: Path) -> dict[str, set[str]]:
+        """modality -> every patch that the tables know, excluded ones too."""
+
+    @abstractmethod
+    def folders(self, root: Path, modality: str) -> dict[str, Path]:
+        """patch -> its folder, for all that lie on disk, whatever the tables say."""
+
+    @abstractmethod
+    def patch_folder(self, root: Path, modality: str, patch: str) -> Path:
+        """Where a patch lies; `patch` is the modality's own name (column `s1` or `s2`)."""
+
     def band_path(self, root: Path, modality: str, patch: str, band: str) -> Path:
-        """The file of a band; `patch` is the modality's own name (column `s1` or `s2`)."""
+        """The file of a band."""
+        self.modality(modality).band(band)
+        return self.patch_folder(root, modality, patch) / f"{patch}_{band}.tif"
 
     def modality(self, name: str) -> Modality:
         """The modality of this name; `UserError` names the known ones."""
@@ -103,8 +137,8 @@ class Archive(ABC):
     def read(self, root: Path, modality: str, patch: str, band: str) -> np.ndarray:
         """Pixels of one band, (size, size), native dtype and values.
 
-        Raises `UserError`, naming file and band, when the file is missing, unreadable, cut short,
-        or of another size or type than the archive's.
+        Raises `DamagedFile`, naming file and band, when the file is missing, unreadable, cut
+        short, of another size or type than the archive's, or holds NaN or infinity.
         """
         return read_band(
             self.band_path(root, modality, patch, band), self.modality(modality).band(band)
@@ -120,28 +154,29 @@ def read_band(path: Path, band: Band) -> np.ndarray:
             rasterio.open(path, driver="GTiff") as source,
         ):
             _check(path, band, source)
-            return source.read(1)
-    except RasterioIOError as error:
-        remedy = "fetch the archive again"
-        if not path.exists():
-            message = f"{path}: band {band.name} is missing, expected a GeoTIFF; {remedy}"
-        else:
-            message = (
-                f"{path}: band {band.name} cannot be read ({_one_line(error)}), "
-                f"expected a whole GeoTIFF; {remedy}"
-            )
-        raise UserError(message) from error
+            pixels = source.read(1)
     except RasterioError as error:
-        raise UserError(f"{path}: band {band.name}: {_one_line(error)}") from error
+        found = f"cannot be read ({_one_line(error)})" if path.exists() else "is missing"
+        raise DamagedFile(
+            path, f"band {band.name} {found}, expected a whole GeoTIFF; {REMEDY}"
+        ) from error
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        count = int((~np.isfinite(pixels)).sum())
+        raise DamagedFile(
+            path, f"band {band.name} has {count} pixels of NaN or infinity, expected none; {REMEDY}"
+        )
+    return pixels
 
 
 def _check(path: Path, band: Band, source: rasterio.DatasetReader) -> None:
     found = f"{source.count} x {source.height} x {source.width} {source.dtypes[0]}"
     expected = f"1 x {band.size} x {band.size} {band.dtype}"
     if found != expected:
-        raise UserError(
-            f"{path}: band {band.name} is {found}, expected {expected}; "
-            "is this another archive or version?"
+        raise DamagedFile(path, f"band {band.name} is {found}, expected {expected}; {REMEDY}")
+    least = band.size**2 * np.dtype(band.dtype).itemsize
+    if source.compression is None and path.stat().st_size < least:  # GDAL would read zeros
+        raise DamagedFile(
+            path, f"band {band.name} holds fewer bytes than its pixels, {least:,}; {REMEDY}"
         )
 
 

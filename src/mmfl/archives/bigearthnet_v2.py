@@ -7,6 +7,7 @@ Layout below the root:
 
     BigEarthNet-S2/<product>/<patch_id>/<patch_id>_<band>.tif     uint16, reflectance x 10,000
     BigEarthNet-S1/<scene>/<s1_name>/<s1_name>_<band>.tif         float32, dB
+    Reference_Maps/<product>/<patch_id>/<patch_id>_reference_map.tif   uint16 CORINE codes
     metadata.parquet                                              the clean patches
     metadata_for_patches_with_snow_cloud_or_shadow.parquet        the others
 
@@ -26,56 +27,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mmfl.archives.base import COLUMNS, SEASONS, SPLITS, Archive, Band, Modality
-from mmfl.errors import UserError
-
-CLASSES = (
-    "Urban fabric",
-    "Industrial or commercial units",
-    "Arable land",
-    "Permanent crops",
-    "Pastures",
-    "Complex cultivation patterns",
-    "Land principally occupied by agriculture, with significant areas of natural vegetation",
-    "Agro-forestry areas",
-    "Broad-leaved forest",
-    "Coniferous forest",
-    "Mixed forest",
-    "Natural grassland and sparsely vegetated areas",
-    "Moors, heathland and sclerophyllous vegetation",
-    "Transitional woodland, shrub",
-    "Beaches, dunes, sands",
-    "Inland wetlands",
-    "Coastal wetlands",
-    "Inland waters",
-    "Marine waters",
-)
+from mmfl.archives.base import COLUMNS, SEASONS, SPLITS, Archive, Band, Modality, read_band
+from mmfl.archives.bigearthnet import CLASSES, CORINE, listed, modalities
+from mmfl.errors import DamagedFile, UserError
 
 # Statistics of v2.0's training split, per band: mean, standard deviation.
-S1 = Modality(
-    "s1",
-    (
-        Band("VV", 10, 120, "float32", -12.644, 5.133),
-        Band("VH", 10, 120, "float32", -19.353, 5.590),
-    ),
-)
-S2 = Modality(
-    "s2",
-    (
-        Band("B01", 60, 20, "uint16", 361.08, 575.07),
-        Band("B02", 10, 120, "uint16", 438.37, 607.03),
-        Band("B03", 10, 120, "uint16", 614.06, 603.30),
-        Band("B04", 10, 120, "uint16", 588.41, 684.57),
-        Band("B05", 20, 60, "uint16", 942.84, 738.43),
-        Band("B06", 20, 60, "uint16", 1769.93, 1100.46),
-        Band("B07", 20, 60, "uint16", 2049.55, 1275.81),
-        Band("B08", 10, 120, "uint16", 2193.29, 1369.37),
-        Band("B8A", 20, 60, "uint16", 2235.56, 1356.54),
-        Band("B09", 60, 20, "uint16", 2241.46, 1316.39),
-        Band("B11", 20, 60, "uint16", 1568.23, 1070.16),
-        Band("B12", 20, 60, "uint16", 997.73, 813.53),
-    ),
-)
+STATISTICS = {
+    "B01": (361.08, 575.07),
+    "B02": (438.37, 607.03),
+    "B03": (614.06, 603.30),
+    "B04": (588.41, 684.57),
+    "B05": (942.84, 738.43),
+    "B06": (1769.93, 1100.46),
+    "B07": (2049.55, 1275.81),
+    "B08": (2193.29, 1369.37),
+    "B8A": (2235.56, 1356.54),
+    "B09": (2241.46, 1316.39),
+    "B11": (1568.23, 1070.16),
+    "B12": (997.73, 813.53),
+    "VV": (-12.644, 5.133),
+    "VH": (-19.353, 5.590),
+}
+MODALITIES = modalities(STATISTICS)
 
 METADATA = "metadata.parquet"
 EXCLUDED = "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
@@ -93,6 +66,12 @@ PATCH_ID = (
     r"^S2[A-D]_MSIL2A_\d{4}(?P<month>\d{2})\d{2}T\d{6}_N\d{4}_R\d{3}"
     r"_(?P<tile>T\d{2}[A-Z]{3})_\d{2}_\d{2}$"
 )
+REFERENCE_MAP = Band("reference_map", 10, 120, "uint16", 0, 1)
+IGNORED = 255
+_CLASS_OF_CODE = np.full(1000, IGNORED, np.uint8)
+for _code, (_, _index) in CORINE.items():
+    if _index is not None:
+        _CLASS_OF_CODE[_code] = _index
 FOLDERS = {"s1": ("BigEarthNet-S1", 3), "s2": ("BigEarthNet-S2", 2)}
 
 
@@ -107,7 +86,7 @@ class BigEarthNetV2(Archive):
     metadata_files: tuple[str, ...] = (METADATA, EXCLUDED)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "modalities", {"s1": S1, "s2": S2})
+        object.__setattr__(self, "modalities", MODALITIES)
 
     def metadata(
         self, root: Path, *, snow: bool = False, cloud_or_shadow: bool = False
@@ -124,12 +103,38 @@ class BigEarthNetV2(Archive):
                 keep = pc.and_(keep, pc.invert(table[column]))
         return _rows(table.filter(keep).sort_by("patch_id").combine_chunks(), Path(root))
 
-    def band_path(self, root: Path, modality: str, patch: str, band: str) -> Path:
-        """See `Archive.band_path`."""
-        self.modality(modality).band(band)
+    def names(self, root: Path) -> dict[str, set[str]]:
+        """See `Archive.names`. The second table counts where it is there."""
+        paths = [Path(root) / METADATA, Path(root) / EXCLUDED]
+        tables = [_read_table(path) for path in paths if path == paths[0] or path.is_file()]
+        return {
+            "s1": {name for table in tables for name in table["s1_name"].to_pylist() if name},
+            "s2": {name for table in tables for name in table["patch_id"].to_pylist()},
+        }
+
+    def folders(self, root: Path, modality: str) -> dict[str, Path]:
+        """See `Archive.folders`."""
+        top = Path(root) / FOLDERS[modality][0]
+        return {name: path for parent in listed(top) for name, path in listed(top / parent).items()}
+
+    def patch_folder(self, root: Path, modality: str, patch: str) -> Path:
+        """See `Archive.patch_folder`."""
         folder, parts = FOLDERS[modality]
-        parent = patch.rsplit("_", parts)[0]
-        return Path(root) / folder / parent / patch / f"{patch}_{band}.tif"
+        return Path(root) / folder / patch.rsplit("_", parts)[0] / patch
+
+    def reference_map(self, root: Path, patch: str) -> np.ndarray:
+        """Class of each pixel of a patch's reference map, (120, 120) uint8; 255: no target.
+
+        The file holds CORINE level-3 codes. Raises `DamagedFile` as `read` does, and for a
+        number that is no such code (0 is "no data").
+        """
+        path = Path(root, "Reference_Maps", patch.rsplit("_", 2)[0], patch)
+        path /= f"{patch}_reference_map.tif"
+        codes = read_band(path, REFERENCE_MAP)
+        unknown = np.setdiff1d(codes, [0, *CORINE])
+        if len(unknown):
+            raise DamagedFile(path, f"found code {unknown[0]}, expected CORINE level-3 codes or 0")
+        return _CLASS_OF_CODE[codes]
 
 
 def _read_table(path: Path) -> pa.Table:
@@ -172,9 +177,6 @@ def _rows(table: pa.Table, root: Path) -> pd.DataFrame:
     pair = table["patch_id"]
     parts = pc.extract_regex(pair, pattern=PATCH_ID)
     _refuse(where, "patch_id", pair, pc.is_null(parts), "a name like S2A_MSIL2A_..._T33UUP_26_57")
-    if len(table) > 1:  # sorted, so equal names are neighbours
-        first, second = pair[:-1], pair[1:]
-        _refuse(where, "patch_id", second, pc.equal(first, second), "unique")
     split = table["split"]
     _refuse(where, "split", split, _outside(split, SPLITS), "train, validation or test")
     month = pc.cast(pc.struct_field(parts, "month"), pa.int8()).to_numpy().astype(np.int64)

@@ -25,7 +25,7 @@ import yaml
 import zstandard
 
 from mmfl import files
-from mmfl.archives.bigearthnet_v2 import CLASSES, EXCLUDED, METADATA, S1, S2, BigEarthNetV2
+from mmfl.archives.bigearthnet_v2 import CLASSES, EXCLUDED, METADATA, MODALITIES, BigEarthNetV2
 from mmfl.archives.simulation.files import BLOCK, geotiff, member
 from mmfl.archives.simulation.locations import Location, draw_locations
 from mmfl.archives.simulation.pixels import draw
@@ -119,7 +119,7 @@ def draw_chunk(locations: list[Location], seed: int) -> Chunk:
             "s1": location.s1_name if location.has_s1 else None,
             "s2": location.patch_id if location.has_s2 else None,
         }
-        for modality in (S1, S2):
+        for modality in MODALITIES.values():
             name = names[modality.name]
             if name is None:
                 continue

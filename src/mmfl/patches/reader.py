@@ -43,9 +43,9 @@ class Patches:
             self.pairs = self.index["pair"].to_numpy(dtype=object)
             self._shard = self.index["shard"].to_numpy()
             self._row = self.index["row"].to_numpy()
+            self._count: list[int] = described["rows"]  # of each shard, also rows no index names
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: not readable ({error}); run split again") from None
-        self._count = np.bincount(self._shard)
         self._maps: dict[tuple[int, int], np.ndarray] = {}
 
     def at(self, resolution: int) -> list[dict]:
@@ -116,7 +116,7 @@ class Patches:
             path = self.folder / f"{resolution}m-{shard:05d}.npy"
             bands = self.at(resolution)
             size = bands[0]["size"]
-            expected = (bands[0]["dtype"], (int(self._count[shard]), len(bands), size, size))
+            expected = (bands[0]["dtype"], (self._count[shard], len(bands), size, size))
             try:
                 mapped = np.load(path, mmap_mode="r", allow_pickle=False)
                 found = (mapped.dtype.name, mapped.shape)

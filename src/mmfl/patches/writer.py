@@ -5,7 +5,8 @@ A shard holds up to `shard_size` patches of one modality, in one `.npy` file per
 with plain writes, a chunk of patches at its own offset, so memory does not grow with the archive
 and any number of workers gives the same bytes. A shard appears whole (rename) and its SHA-256 is
 noted: an interrupted encoding goes on after the last whole shard, and a damaged one is written
-again. No torch in this process.
+again. A patch that cannot be read stops the encoding, or is skipped: its row is then zeros that no
+index names. No torch in this process.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ import rasterio
 from numpy.lib import format as npy
 from rasterio.errors import NotGeoreferencedWarning
 
-from mmfl.archives import Archive, Modality
-from mmfl.errors import UserError
+from mmfl.archives import Archive, Fault, Modality
+from mmfl.errors import DamagedFile
 from mmfl.files import atomic, file_sha256, write_json
 
 GROUPS = ["pair", "split", "country", "month", "season", "tile"]
@@ -74,6 +75,14 @@ def shard_files(modality: Modality, shard: int) -> dict[int, str]:
     return {r: f"{r}m-{shard:05d}.npy" for r in modality.resolutions}
 
 
+@dataclass(frozen=True)
+class Note:
+    """What is known of a whole shard: the SHA-256 of its files, and the patches it lacks."""
+
+    sha256: dict[str, str]
+    skipped: list[Fault]
+
+
 def encode(
     archive: Archive,
     root: Path,
@@ -83,9 +92,10 @@ def encode(
     metadata: pd.DataFrame,
     shard_size: int = 4096,
     workers: int = 1,
+    skip: bool = False,
     progress: Callable[[int], object] = lambda patches: None,
-) -> Path:
-    """Write a modality's patches: shards, `index.parquet`, `modality.json`; their folder.
+) -> tuple[Path, list[Fault]]:
+    """Write a modality's patches: shards, `index.parquet`, `modality.json`.
 
     Args:
         archive, root: what is read, and where it lies.
@@ -93,7 +103,11 @@ def encode(
         metadata: as `Archive.metadata` returns it, sorted by pair; patches are stored in its order.
         shard_size: patches in a shard.
         workers: processes; they change no byte.
+        skip: leave out patches with a missing or damaged band instead of stopping.
         progress: called with the number of patches done since the last call.
+
+    Returns:
+        The folder, and the patches that were left out.
 
     Raises:
         UserError: a band is missing or damaged; the message names its file.
@@ -107,37 +121,47 @@ def encode(
         for number, start in enumerate(range(0, len(names), shard_size))
     ]
     notes = store / f".{modality}.json"
-    known = _read_json(notes) or _read_json(folder / "modality.json").get("sha256", {})
-    write_json(notes, known)
+    known = _read_notes(notes) or _read_notes(folder / "modality.json")
     _remove_strangers(folder, {file.name for shard in shards for file in shard.files.values()})
-    sums: dict[str, str] = {}
+    found: dict[int, Note] = {}
     with _pool(min(workers, -(-len(names) // CHUNK))) as run:
-        for shard, found in zip(shards, run(partial(_whole, known=known), shards), strict=True):
-            if found is None:
-                found = _write_shard(archive, root, shard, run, progress)
+        whole = run(partial(_whole, known=known), shards)
+        for shard, note in zip(shards, whole, strict=True):
+            if note is None:
+                note = _write_shard(archive, root, shard, skip, run, progress)
             else:
                 progress(len(shard.patches))
-            sums |= found
-            write_json(notes, known | sums)
-    write_index(folder, described, metadata, shard_size, archive.name, sums)
-    return folder
+            found[shard.number] = note
+            write_json(notes, _as_json(known | found))
+    faults = [fault for note in found.values() for fault in note.skipped]
+    write_index(folder, described, metadata, shard_size, archive.name, found)
+    return folder, faults
 
 
-def _whole(shard: Shard, known: Mapping[str, str]) -> dict[str, str] | None:
-    """The noted SHA-256 of the shard's files if they are as they were written, else None."""
+def _whole(shard: Shard, known: Mapping[int, Note]) -> Note | None:
+    """The note of a shard whose files are as they were written, else None."""
+    note = known.get(shard.number)
+    if note is None:
+        return None
     for file in shard.files.values():
-        if file.name not in known or not file.is_file():
+        if file.name not in note.sha256 or not file.is_file():
             return None
-        if file_sha256(file) != known[file.name]:
+        if file_sha256(file) != note.sha256[file.name]:
             log.warning("%s: damaged, written again", file)
             return None
-    return {file.name: known[file.name] for file in shard.files.values()}
+    return note
 
 
 def _write_shard(
-    archive: Archive, root: Path, shard: Shard, run: Map, progress: Callable[[int], object]
-) -> dict[str, str]:
-    """Write the shard's files; their SHA-256 by name."""
+    archive: Archive,
+    root: Path,
+    shard: Shard,
+    skip: bool,
+    run: Map,
+    progress: Callable[[int], object],
+) -> Note:
+    """Write the shard's files."""
+    faults: list[Fault] = []
     with ExitStack() as stack:
         files = {r: stack.enter_context(atomic(file)) for r, file in shard.files.items()}
         offsets = {
@@ -148,9 +172,11 @@ def _write_shard(
             Chunk(start, shard.patches[start : start + CHUNK], files, offsets)
             for start in range(0, len(shard.patches), CHUNK)
         ]
-        for patches in run(partial(write_chunk, archive, root, shard.modality), chunks):
-            progress(patches)
-    return {file.name: file_sha256(file) for file in shard.files.values()}
+        work = partial(write_chunk, archive, root, shard.modality, skip)
+        for chunk, damaged in zip(chunks, run(work, chunks), strict=True):
+            faults += damaged
+            progress(len(chunk.patches))
+    return Note({file.name: file_sha256(file) for file in shard.files.values()}, faults)
 
 
 def _write_header(file: Path, modality: Modality, resolution: int, patches: int) -> int:
@@ -168,20 +194,33 @@ def _write_header(file: Path, modality: Modality, resolution: int, patches: int)
         return handle.tell()
 
 
-def write_chunk(archive: Archive, root: Path, modality: Modality, chunk: Chunk) -> int:
-    """Decode the chunk's patches and write them at their place; how many there were."""
+def write_chunk(
+    archive: Archive, root: Path, modality: Modality, skip: bool, chunk: Chunk
+) -> list[Fault]:
+    """Decode the chunk's patches and write them at their place; what was skipped."""
+    pixels = {}
+    for resolution in chunk.files:
+        bands = modality.at(resolution)
+        shape = (len(chunk.patches), len(bands), bands[0].size, bands[0].size)
+        pixels[resolution] = np.zeros(shape, bands[0].dtype)
+    faults = []
     with _pixels_only():
-        for resolution, file in chunk.files.items():
-            bands = modality.at(resolution)
-            shape = (len(chunk.patches), len(bands), bands[0].size, bands[0].size)
-            pixels = np.empty(shape, bands[0].dtype)
-            for row, patch in enumerate(chunk.patches):
-                for channel, band in enumerate(bands):
-                    pixels[row, channel] = archive.read(root, modality.name, patch, band.name)
-            with file.open("r+b") as handle:
-                handle.seek(chunk.offsets[resolution] + chunk.start * pixels[:1].nbytes)
-                handle.write(pixels.data)
-    return len(chunk.patches)
+        for row, patch in enumerate(chunk.patches):
+            try:
+                for resolution, target in pixels.items():
+                    for channel, band in enumerate(modality.at(resolution)):
+                        target[row, channel] = archive.read(root, modality.name, patch, band.name)
+            except DamagedFile as error:
+                if not skip:
+                    raise
+                faults.append(Fault(modality.name, patch, error.path, error.reason))
+                for target in pixels.values():
+                    target[row] = 0
+    for resolution, file in chunk.files.items():
+        with file.open("r+b") as handle:
+            handle.seek(chunk.offsets[resolution] + chunk.start * pixels[resolution][:1].nbytes)
+            handle.write(pixels[resolution].data)
+    return faults
 
 
 @contextmanager
@@ -219,7 +258,7 @@ def write_index(
     metadata: pd.DataFrame,
     shard_size: int,
     source: str,
-    sha256: Mapping[str, str] | None = None,
+    notes: Mapping[int, Note] | None = None,
 ) -> None:
     """`index.parquet` (pair, patch, shard, row and group columns) and, last, `modality.json`."""
     held = metadata[metadata[modality.name].notna()].reset_index(drop=True)
@@ -228,16 +267,18 @@ def write_index(
     number = np.arange(len(held))
     index.insert(2, "shard", number // shard_size)
     index.insert(3, "row", number % shard_size)
+    skipped = {fault.patch for note in (notes or {}).values() for fault in note.skipped}
+    index = index[~index["patch"].isin(skipped)].reset_index(drop=True)
     write_parquet(folder / "index.parquet", index)
     write_json(
         folder / "modality.json",
         {
             "name": modality.name,
             "bands": [asdict(band) for band in modality.bands],
-            "patches": len(held),
-            "shards": -(-len(held) // shard_size),
+            "patches": len(index),
+            "rows": np.bincount(number // shard_size).tolist(),
             "source": source,
-            "sha256": dict(sha256 or {}),
+            "shards": _as_json(notes or {}),
         },
     )
 
@@ -255,13 +296,20 @@ def _remove_strangers(folder: Path, expected: set[str]) -> None:
             path.unlink()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
+def _as_json(notes: Mapping[int, Note]) -> dict[str, Any]:
+    return {
+        str(number): {"sha256": note.sha256, "skipped": [astuple(x) for x in note.skipped]}
+        for number, note in notes.items()
+    }
+
+
+def _read_notes(path: Path) -> dict[int, Note]:
+    """The shards that a file knows; none if it is not there or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        return {
+            int(number): Note(dict(note["sha256"]), [Fault(*x) for x in note["skipped"]])
+            for number, note in value.get("shards", value).items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: found {type(value).__name__}, expected a table; delete it")
-    return value

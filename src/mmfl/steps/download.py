@@ -81,12 +81,12 @@ def _fetched(archive: str, manifest: Path, store: Path) -> tuple[list[Row], Path
 
 def _local(archive: str, local: Path) -> tuple[list[Row], Path]:
     names = get(archive).metadata_files
-    if not (local / names[0]).is_file():
+    files = [local / name for name in names if (local / name).is_file()]
+    if not files:
         raise UserError(
             f"download.local.{archive}: {local} has no {names[0]}, expected an extracted copy of "
             "the archive; correct the folder"
         )
-    files = [local / name for name in names if (local / name).is_file()]
     return [(path.name, path.stat().st_size, file_sha256(path)) for path in files], local
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from tqdm import tqdm
@@ -9,8 +10,11 @@ from tqdm import tqdm
 from mmfl.archives import get
 from mmfl.errors import UserError
 from mmfl.files import materialise
+from mmfl.patches.faults import SKIPPED, held, refuse, sift, write_skipped
 from mmfl.patches.labels import write_labels
 from mmfl.patches.writer import encode
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -22,6 +26,7 @@ def run(
     shard_size: int,
     snow: bool,
     cloud_or_shadow: bool,
+    on_error: str = "stop",
     workers: int = 1,
 ) -> None:
     """Encode the archive below `root` into `out`; finished shards are kept in `store`.
@@ -29,14 +34,15 @@ def run(
     Args:
         archive: its name in the registry.
         root: folder of the extracted archive.
-        out: gets a folder per modality, and `labels`.
+        out: gets a folder per modality, and `labels`, with a table of what was skipped.
         store: folder of this archive and these choices alone; a killed run goes on from it.
         shard_size: patches in a shard.
         snow, cloud_or_shadow: keep patches with seasonal snow; with cloud or cloud shadow.
+        on_error: "stop" at a patch that cannot be used, or "skip" it.
         workers: processes that decode; they change no byte.
 
     Raises:
-        UserError: no patch is left; bands are damaged or missing, named by file.
+        UserError: no patch is left; patches that cannot be used, named by file.
     """
     described = get(archive)
     metadata = described.metadata(root, snow=snow, cloud_or_shadow=cloud_or_shadow)
@@ -45,21 +51,40 @@ def run(
             f"{root}: found no patch after the exclusions, expected some; "
             "set split.snow or split.cloud_or_shadow to true"
         )
-    total = sum(int(metadata[modality].notna().sum()) for modality in described.modalities)
+    rows, faults = sift(described, root, metadata, workers)
+    if on_error == "stop":
+        refuse(faults)
+    total = sum(int(rows[modality].notna().sum()) for modality in described.modalities)
+    folders = []
     with tqdm(total=total, desc=f"split {archive}", unit="patch") as bar:
-        folders = [
-            encode(
+        for modality in described.modalities:
+            folder, damaged = encode(
                 described,
                 root,
                 store,
                 modality=modality,
-                metadata=metadata,
+                metadata=rows,
                 shard_size=shard_size,
                 workers=workers,
+                skip=on_error == "skip",
                 progress=bar.update,
             )
-            for modality in described.modalities
-        ]
+            folders.append(folder)
+            faults += damaged
+            lost = {fault.patch for fault in damaged}
+            rows[modality] = rows[modality].where(~rows[modality].isin(lost), None)
+    rows = held(described, rows)
+    if rows.empty:
+        raise UserError(f"{root}: found no patch that can be used, expected some; see {faults[0]}")
+    if faults:
+        log.warning("%d patches are skipped, listed in %s", len(faults), out / "labels" / SKIPPED)
     for folder in folders:
         materialise(folder, out / folder.name)
-    write_labels(out / "labels", metadata, described.classes, described.task)
+    write_labels(out / "labels", rows, described.classes, described.task)
+    write_skipped(out / "labels" / SKIPPED, faults, lambda file: _shown(file, root))
+
+
+def _shown(file: str, root: Path) -> str:
+    """A file's name below the archive's root, so that the table does not depend on the machine."""
+    path = Path(file)
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else file

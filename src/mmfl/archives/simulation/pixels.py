@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmfl.archives.bigearthnet_v2 import S1, S2
+from mmfl.archives.bigearthnet_v2 import MODALITIES
 from mmfl.archives.simulation import facts
 from mmfl.archives.simulation.locations import COUNTRIES, PIXELS, Location, stream
 
@@ -57,7 +57,7 @@ def draw(location: Location, seed: int) -> tuple[dict[str, np.ndarray], list[int
     texture = (smooth(rng) + rng.standard_normal((SIZE, SIZE), dtype=np.float32)) / 2**0.5
     optical = _s2(rng, location, land, classes, cover, texture)
     radar = _s1(rng, location, land, classes, cover)
-    names = [band.name for band in (*S2.bands, *S1.bands)]
+    names = [band.name for band in (*MODALITIES["s2"].bands, *MODALITIES["s1"].bands)]
     return dict(zip(names, optical + radar, strict=True)), sorted(int(c) for c in classes[kept])
 
 
@@ -114,7 +114,7 @@ def _s2(
     variation = 1 + facts.TEXTURE[classes][cover] * texture
     veil, colour = _veil(rng, location)
     bands = []
-    for index, band in enumerate(S2.bands):
+    for index, band in enumerate(MODALITIES["s2"].bands):
         ground = spectra[:, index][cover] * variation
         if veil is not None:
             ground += veil * (colour[index] - ground)
