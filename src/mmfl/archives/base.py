@@ -110,9 +110,10 @@ class Archive(ABC):
         """Rows of `metadata` with labels that lie beside the images; those without are faults."""
         return rows, []
 
-    @abstractmethod
     def names(self, root: Path) -> dict[str, set[str]]:
         """modality -> every patch that the tables know, excluded ones too."""
+        rows = self.metadata(root, snow=True, cloud_or_shadow=True)
+        return {q: set(rows[q].dropna()) for q in self.modalities}
 
     @abstractmethod
     def folders(self, root: Path, modality: str) -> dict[str, Path]:

@@ -25,7 +25,7 @@ import json
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -81,11 +81,8 @@ class BigEarthNetV1(Archive):
     name: str = "bigearthnet-v1"
     task: str = "multilabel"
     classes: tuple[str, ...] = CLASSES
-    modalities: dict[str, Modality] = None  # type: ignore[assignment]
+    modalities: dict[str, Modality] = field(default_factory=lambda: MODALITIES)
     metadata_files: tuple[str, ...] = tuple(f"{name}{end}" for name in TABLES for end in PACKED)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "modalities", MODALITIES)
 
     def metadata(
         self, root: Path, *, snow: bool = False, cloud_or_shadow: bool = False

@@ -18,7 +18,7 @@ joined by the table only: one pads column and row with zeros, the other does not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +82,8 @@ class BigEarthNetV2(Archive):
     name: str = "bigearthnet-v2"
     task: str = "multilabel"
     classes: tuple[str, ...] = CLASSES
-    modalities: dict[str, Modality] = None  # type: ignore[assignment]
+    modalities: dict[str, Modality] = field(default_factory=lambda: MODALITIES)
     metadata_files: tuple[str, ...] = (METADATA, EXCLUDED)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "modalities", MODALITIES)
 
     def metadata(
         self, root: Path, *, snow: bool = False, cloud_or_shadow: bool = False
