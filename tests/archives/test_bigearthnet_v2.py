@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
+from rasterio.transform import from_origin
 
 from mmfl.archives import get
 from mmfl.archives.bigearthnet import CLASSES, CORINE
@@ -272,7 +273,14 @@ def write_map(root, codes, dtype="uint16"):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{patch}_reference_map.tif"
     with rasterio.open(
-        path, "w", driver="GTiff", width=codes.shape[1], height=codes.shape[0], count=1, dtype=dtype, transform=GRID
+        path,
+        "w",
+        driver="GTiff",
+        width=codes.shape[1],
+        height=codes.shape[0],
+        count=1,
+        dtype=dtype,
+        transform=from_origin(399_960, 5_300_040, 10, 10),
     ) as target:
         target.write(codes.astype(dtype), 1)
     return path

@@ -9,6 +9,7 @@ import pytest
 from report_fixture import CLASSES, write_partition, write_runs
 
 from mmfl.errors import UserError
+from mmfl.patches.faults import COLUMNS
 from mmfl.reporting import figures, layout
 from mmfl.reporting.gallery import Location
 from mmfl.reporting.gather import policy_scores, read_scores
@@ -218,3 +219,13 @@ def test_one_modality(tmp_path):
     }
     report.tables_of(archive="simulated", clients="c", **made)
     assert "none can be missing" in (made["out"] / "figures" / "missing.svg").read_text()
+
+
+def test_patches_left_out_are_shown(made, tmp_path):
+    rows = [("s2", f"patch-{i}", f"BigEarthNet-S2/{i}_B02.tif", "cut <off>") for i in range(29)]
+    rows.append(("", "twice", "metadata.parquet", "lists twice 2 times"))
+    text = write_page(made, tmp_path / "a.html", skipped=pd.DataFrame(rows, columns=COLUMNS))
+    assert 'id="skipped"' in text and "29 of S2, 1 of both" in text
+    assert "patch-19" in text and "patch-20" not in text and "cut &lt;off&gt;" in text
+    text = write_page(made, tmp_path / "b.html", skipped=pd.DataFrame(columns=list(COLUMNS)))
+    assert "skipped" not in text

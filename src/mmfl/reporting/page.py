@@ -129,5 +129,21 @@ def clients_table(summary: dict[str, Any]) -> Table:
     return Table("clients", "Who holds what", header, rows, note, [False] * len(rows))
 
 
+def skipped_table(frame: pd.DataFrame, shown: int = 20) -> Table:
+    """Patches that the split left out: modality, patch, file, reason; empty if there is none."""
+    rows = [
+        [str(row["modality"]).upper() or "both", row["patch"], row["file"], row["reason"]]
+        for row in frame.head(shown).to_dict("records")
+    ]
+    counts = frame["modality"].str.upper().replace("", "both").value_counts().sort_index()
+    note = [
+        "Left out because split.on_error is skip: "
+        + ", ".join(f"{count:,} of {q}" for q, count in counts.items())
+        + f". The first {len(rows)} are shown, all are in labels/skipped.csv of the patches."
+    ]
+    header = ["Modality", "Patch", "File", "Reason"]
+    return Table("skipped", "Patches left out", header, rows, note, [False] * len(rows))
+
+
 def _listed(items: Sequence[str]) -> str:
     return ", ".join(items) if items else "none"

@@ -15,6 +15,7 @@ from mmfl.errors import UserError
 from mmfl.evaluation.statistics import differences, summarise
 from mmfl.files import read_json, write_json, write_text
 from mmfl.params import Params, clients_name, runs
+from mmfl.patches.faults import COLUMNS, SKIPPED, read_skipped
 from mmfl.reporting import figures, gallery, layout, page, tables, writers
 from mmfl.reporting.gather import (
     ASKED,
@@ -66,6 +67,7 @@ def run_page(params: Params, archive: str, params_file: Path) -> None:
         out=Path("page", f"{archive}.html"),
         simulated=archive == "simulated",
         summary=Path("data/clients", archive, f"{clients}.json"),
+        skipped=read_skipped(patches / "labels" / SKIPPED),
         locations=load_gallery(patches, shown["predictions"], params.report.gallery),
         gallery_run=f"{shown['label']}, seed {shown['seed']}",
     )
@@ -234,6 +236,7 @@ def write_page(
     out: Path,
     simulated: bool,
     summary: Path | None = None,
+    skipped: pd.DataFrame | None = None,
     locations: list[gallery.Location] | None = None,
     gallery_run: str = "",
 ) -> None:
@@ -242,6 +245,7 @@ def write_page(
     Args:
         measured: `<method>/<variant>/seed-<n>.json` of the runs, where they exist.
         summary: the partition's summary (.json).
+        skipped: patches that the split left out, as `faults.read_skipped` returns them.
         locations: pictures of test locations with the predictions of `gallery_run`.
     """
     laid = laid_out(results)
@@ -265,6 +269,7 @@ def write_page(
             read_measured(measured), dict(zip(cost["run"], cost["label"], strict=True))
         ),
         holders=page.clients_table(holders),
+        skipped=page.skipped_table(pd.DataFrame(columns=COLUMNS) if skipped is None else skipped),
         pictures=pictures,
         gallery=gallery.png(locations) if locations else "",
         gallery_caption=caption,
