@@ -6,14 +6,18 @@ metadata table comes from and where a band of a patch lies. Reading pixels is th
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import rasterio
-from rasterio.errors import RasterioError
+import rasterio.env
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from mmfl.errors import DamagedFile, UserError
 
@@ -146,12 +150,25 @@ class Archive(ABC):
         )
 
 
+@contextmanager
+def pixels_only() -> Iterator[None]:
+    """Read bands without georeferences or side-car files: most of the time of opening a small file.
+
+    Entered once for many bands; `read_band` enters it where nobody has.
+    """
+    with (
+        warnings.catch_warnings(),
+        rasterio.Env(GDAL_GEOREF_SOURCES="NONE", GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
+    ):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
 def read_band(path: Path, band: Band) -> np.ndarray:
     """Pixels of a single-band raster file, checked against `band`: (size, size), native dtype."""
     try:
-        # EMPTY_DIR: a folder is not listed to find side-car files; they would not be read anyway
         with (
-            rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
+            nullcontext() if rasterio.env.hasenv() else pixels_only(),
             rasterio.open(path, driver="GTiff") as source,
         ):
             _check(path, band, source)

@@ -15,7 +15,6 @@ import json
 import logging
 import multiprocessing
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -26,11 +25,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import rasterio
 from numpy.lib import format as npy
-from rasterio.errors import NotGeoreferencedWarning
 
 from mmfl.archives import Archive, Fault, Modality
+from mmfl.archives.base import pixels_only
 from mmfl.errors import DamagedFile
 from mmfl.files import atomic, file_sha256, write_json
 
@@ -204,7 +202,7 @@ def write_chunk(
         shape = (len(chunk.patches), len(bands), bands[0].size, bands[0].size)
         pixels[resolution] = np.zeros(shape, bands[0].dtype)
     faults = []
-    with _pixels_only():
+    with pixels_only():
         for row, patch in enumerate(chunk.patches):
             try:
                 for resolution, target in pixels.items():
@@ -221,17 +219,6 @@ def write_chunk(
             handle.seek(chunk.offsets[resolution] + chunk.start * pixels[resolution][:1].nbytes)
             handle.write(pixels[resolution].data)
     return faults
-
-
-@contextmanager
-def _pixels_only() -> Iterator[None]:
-    """Let GDAL skip georeferences, which take most of the time of opening a small file."""
-    with (
-        warnings.catch_warnings(),
-        rasterio.Env(GDAL_GEOREF_SOURCES="NONE", GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
-    ):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
 
 
 @contextmanager
