@@ -24,6 +24,9 @@ CHOICES = [
     ("country", "disjoint"),
     ("random", "duplicate"),
     ("random", "disjoint"),
+    ("country-season", "mixed"),
+    ("tile", "duplicate"),
+    ("dirichlet", "both"),
 ]
 COUNTRIES = ["Austria", "Belgium", "Finland", "Ireland", "Kosovo", "Lithuania", "Luxembourg",
              "Portugal", "Serbia", "Switzerland"]  # fmt: skip
@@ -42,8 +45,8 @@ def write_store(folder: Path, locations: int) -> None:
             "split": rng.choice(["train", "validation", "test"], locations, p=[0.5, 0.25, 0.25]),
             "country": rng.choice(COUNTRIES, locations),
             "month": rng.integers(1, 13, locations),
-            "season": "JJA",
-            "tile": "T33UUP",
+            "season": rng.choice(["DJF", "MAM", "JJA", "SON"], locations),
+            "tile": rng.choice([f"T33U{a}{b}" for a in "ABCDEF" for b in "ABCDEFGHI"], locations),
             "labels": [np.sort(rng.choice(19, 3, replace=False)) for _ in range(locations)],
         }
     )

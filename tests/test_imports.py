@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src/mmfl"
-BASE = {"params", "errors", "files", "code", "cache", "units"}  # everyone may import these
+BASE = {
+    "params",
+    "errors",
+    "files",
+    "code",
+    "cache",
+    "units",
+    "randomness",
+}  # everyone may import these
 BELOW = {
     "federation": {"strategies", "evaluation", "clients", "patches", "models"},
     "strategies": {"models"},

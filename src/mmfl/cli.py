@@ -99,6 +99,7 @@ def partition(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
         assignment=p.assignment,
         clients=p.clients,
         seed=p.seed,
+        alpha=p.alpha,
         countries=p.countries,
         months=p.months,
     )

@@ -19,8 +19,8 @@ from mmfl.errors import UserError
 from mmfl.files import digest
 
 ARCHIVES = ("simulated", "bigearthnet-v1", "bigearthnet-v2")
-SCENARIOS = ("random", "country")
-ASSIGNMENTS = ("duplicate", "disjoint")
+SCENARIOS = ("random", "country", "country-season", "tile", "dirichlet")
+ASSIGNMENTS = ("duplicate", "disjoint", "alternate", "both", "mixed")
 BASES = ("prior", "local", "centralised-steps", "centralised-epochs", "late-fusion", "mf")
 MODULES = ("fw", "mim")
 S1_BANDS = ("VV", "VH")
@@ -72,7 +72,10 @@ class Partition(Section):
 
     scenario: str = Field("country", description=" | ".join(SCENARIOS))
     assignment: str = Field("duplicate", description=" | ".join(ASSIGNMENTS))
-    clients: int = Field(4, ge=1, description="number of groups of the scenario `random`")
+    clients: int = Field(4, ge=1, description="groups of the scenarios `random` and `dirichlet`")
+    alpha: float = Field(
+        0.5, gt=0, le=1e6, description="concentration of the scenario `dirichlet`: small is skewed"
+    )
     seed: int = Field(0, ge=0, description="seed of the partition")
     countries: list[str] | None = Field(None, description="only these countries; null: all")
     months: list[int] | None = Field(None, description="only these months (1-12); null: all")
@@ -246,10 +249,18 @@ class Params(Section):
             section = resolve(self, item) if item.set else self
             if "mim" in modules and len(section.train.bands) < 2:
                 raise ValueError(f"{item.method} needs two modalities in train.bands")
-            if "mim" in modules and self.partition.assignment == "disjoint":
+            if "mim" in modules and self.partition.assignment in ("disjoint", "alternate"):
                 raise ValueError(
-                    f"{item.method}: the assignment `disjoint` leaves no shared pair for the "
-                    "feature bank; use `duplicate` or drop mim"
+                    f"{item.method}: the assignment `{self.partition.assignment}` leaves no shared "
+                    "pair for the feature bank; use `duplicate`, `both` or `mixed`, or drop mim"
+                )
+            if item.method.startswith("late-fusion") and self.partition.assignment in (
+                "both",
+                "mixed",
+            ):
+                raise ValueError(
+                    f"{item.method}: needs clients with one modality each; drop it from "
+                    f"train.methods with the assignment `{self.partition.assignment}`"
                 )
             width = section.model.width if section.model.backbone == "compact" else 64
             if "fw" in modules and width % section.whitening.group:

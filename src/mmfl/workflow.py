@@ -8,7 +8,7 @@ MODALITIES = ("s1", "s2")  # every archive is encoded in these, each apart
 RUN_FILES = ("model.safetensors", "best.safetensors", "run.json", "rounds.csv")
 SCORE_FILES = ("scores.csv", "predictions.parquet")
 TABLES = ("comparison", "ablation", "missing", "policies", "cost")
-FIGURES = ("differences", "learning", "missing", "classes", "labels")
+FIGURES = ("differences", "learning", "missing", "classes")
 RUN = "{archive}/{clients}/{method}/{variant}"
 
 
@@ -26,7 +26,8 @@ def outputs(step: str, params: Params) -> list[str]:
         names += [f"labels/{file}" for file in ("index.parquet", "classes.json", "skipped.csv")]
         return [f"data/patches/{{archive}}/{name}" for name in names]
     if step == "partition":
-        return [f"data/clients/{{archive}}/{{clients}}.{end}" for end in ("parquet", "json")]
+        ends = ("parquet", "json", "csv", "svg")
+        return [f"data/clients/{{archive}}/{{clients}}.{end}" for end in ends]
     if step == "train":
         return [f"runs/{RUN}/seed-{seed}/{file}" for seed in seeds for file in RUN_FILES]
     if step == "evaluate":

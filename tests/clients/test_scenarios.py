@@ -48,22 +48,77 @@ def test_names_are_those_of_the_parameters_and_of_the_page():
 @pytest.mark.parametrize("assignment", sorted(ASSIGNMENTS))
 @pytest.mark.parametrize("scenario", sorted(SCENARIOS))
 def test_nothing_is_lost_and_nothing_held_twice(table, scenario, assignment):
+    """What the summary counts is what the rows say, for every combination."""
     found = build(table, scenario=scenario, assignment=assignment, clients=4, seed=2)
-    frame = found.frame
+    frame, summary = found.frame, found.summary
     assert not frame.duplicated(["modality", "pair"]).any()
-    assert set(frame["pair"]) == set(table["pair"])
+    assert frame.groupby("pair")["group"].nunique().max() == 1
     held = pd.concat([table[["pair"]].assign(modality=q)[table[q]] for q in ("s1", "s2")])
     assert len(frame.merge(held)) == len(frame)
-    counted = found.summary["clients"]
+    assert summary["without_holder"] == len(table) - frame["pair"].nunique()
+    if assignment not in ("alternate", "mixed"):
+        assert summary["without_holder"] == 0
+    counted = summary["clients"]
     total = sum(n for c in counted.values() for q in c["counts"].values() for n in q.values())
     assert total == len(frame)
     labels = table.set_index("pair")["labels"]
+    train = frame[frame["split"] == "train"]
     for client, entry in counted.items():
-        pairs = frame["pair"][(frame["client"] == client) & (frame["split"] == "train")]
+        own = train[train["client"] == client]
+        pairs = own["pair"].unique()
         expected = np.bincount(np.concatenate([[], *labels[pairs]]).astype(int), minlength=19)
         assert [entry["labels"].get(str(k), 0) for k in range(19)] == expected.tolist()
-    training = frame[frame["split"] == "train"].groupby("pair").size()
-    assert found.summary["shared_training_pairs"] == (training > 1).sum()
+        assert entry["locations"].get("train", 0) == len(pairs)
+        others = train[train["client"] != client]
+        partners = {
+            pair
+            for q in ("s1", "s2")
+            for pair in own["pair"][own["modality"] == q]
+            if pair in set(others["pair"][others["modality"] != q])
+        }
+        assert entry["partners"] == len(partners)
+    both = train.groupby("pair")["modality"].nunique()
+    assert summary["shared_training_pairs"] == (both > 1).sum()
+
+
+def test_alternate_and_mixed_take_turns(table):
+    """Over the groups by name: one modality each, or one, the other, both."""
+    frame = build(table, scenario="country", assignment="alternate").frame
+    assert set(frame["client"]) == {"austria-s1", "finland-s2", "kosovo-s1"}
+    frame = build(table, scenario="country", assignment="mixed").frame
+    assert set(frame["client"]) == {"austria-s1", "finland-s2", "kosovo-s1-s2"}
+    held = table.set_index("pair")
+    for group, q in (("austria", "s1"), ("finland", "s2"), ("kosovo", "s1"), ("kosovo", "s2")):
+        own = held.index[(held["country"].str.lower() == group) & held[q]]
+        part = frame[(frame["group"] == group) & (frame["modality"] == q)]
+        assert sorted(part["pair"]) == sorted(own)
+
+
+def test_both_is_one_client_per_group(table):
+    frame = build(table, scenario="random", assignment="both", clients=3).frame
+    assert (frame["client"] == frame["group"] + "-s1-s2").all()
+    assert len(frame) == table["s1"].sum() + table["s2"].sum()
+
+
+def test_empty_clients_of_every_assignment(table):
+    """Three locations, five groups: what holds nothing is named, in the modality of its turn."""
+    few = table[table["split"] == "train"].assign(s1=True).head(3)
+    for assignment, names in {
+        "alternate": ["group-3-s2", "group-4-s1"],
+        "both": ["group-3-s1-s2", "group-4-s1-s2"],
+        "mixed": ["group-3-s1", "group-4-s2"],
+    }.items():
+        summary = build(few, scenario="random", assignment=assignment, clients=5).summary
+        assert summary["empty_clients"] == names
+
+
+def test_country_season_and_tile(table):
+    frame = build(table, scenario="country-season", assignment="duplicate").frame
+    expected = (table["country"] + "-" + table["season"]).str.lower().set_axis(table["pair"])
+    assert (frame["group"].to_numpy() == expected[frame["pair"]].to_numpy()).all()
+    frame = build(table, scenario="tile", assignment="duplicate").frame
+    expected = table["tile"].str.lower().set_axis(table["pair"])
+    assert (frame["group"].to_numpy() == expected[frame["pair"]].to_numpy()).all()
 
 
 def test_the_documented_scenario_works(table):

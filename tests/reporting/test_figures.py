@@ -30,7 +30,6 @@ def test_a_figure_without_data_says_so(tmp_path):
             pd.DataFrame(columns=["run", "removed", "rate", "mean"]), LABELS, "mf"
         ),
         "classes": figures.classes(pd.DataFrame(), LABELS),
-        "labels": figures.distribution(pd.DataFrame()),
         "differences": figures.forest(DELTAS[:0], LABELS, "mf"),
     }
     assert set(empty) == set(figures.CAPTIONS)

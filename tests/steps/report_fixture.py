@@ -13,6 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmfl.clients.table import client_table
+from mmfl.reporting.partition import draw
+from mmfl.steps.partition import label_shares
+
 CLASSES = [
     "Urban fabric", "Industrial or commercial units", "Arable land", "Permanent crops", "Pastures",
     "Complex cultivation patterns",
@@ -79,7 +83,9 @@ def write_partition(root: Path) -> Path:
     for group in GROUPS:
         sizes = {"train": int(rng.integers(180, 420)), "validation": 60, "test": 150}
         for q in ("s1", "s2"):
-            entry: dict[str, Any] = {"group": group, "counts": {q: sizes}}
+            entry: dict[str, Any] = {
+                "group": group, "counts": {q: sizes}, "locations": sizes, "partners": 7,
+            }  # fmt: skip
             share = rng.beta(0.5, 2.5, len(CLASSES))
             entry["labels"] = {str(i): int(s * sizes["train"]) for i, s in enumerate(share)}
             clients[f"{group}-{q}"] = entry
@@ -96,8 +102,13 @@ def write_partition(root: Path) -> Path:
         "empty_clients": ["belgium-s1"],
         "without_partner": {"s1": 31, "s2": 44},
         "shared_training_pairs": 1105,
+        "without_holder": 3,
+        "pooled_labels": {str(i): 100 + i for i in range(len(CLASSES))},
     }
     path.with_suffix(".json").write_text(json.dumps(summary))
+    table = client_table(summary, ("s1", "s2"))
+    table.to_csv(path.with_suffix(".csv"), index=False)
+    draw(path.with_suffix(".svg"), table, label_shares(summary, table, tuple(CLASSES)))
     return path
 
 

@@ -88,7 +88,7 @@ def indices(wildcards):
     return [
         path
         for path in every("split", PARAMS, wildcards.archive)
-        if path.endswith(".parquet")
+        if path.endswith((".parquet", "classes.json"))
     ]
 
 

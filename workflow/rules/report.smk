@@ -3,7 +3,6 @@
 
 rule report:
     input:
-        clients=all_of("partition"),
         runs=all_of("train"),
         scores=all_of("evaluate"),
     output:

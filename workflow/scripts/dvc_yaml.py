@@ -63,7 +63,10 @@ def stages() -> dict[str, dict]:
             [f"{PATCHES}/{name}" for name in (*MODALITIES, "labels")],
         ),
         "partition": stage(
-            "partition", indices, ["partition"], [f"{HELD}.parquet", f"{HELD}.json"]
+            "partition",
+            [*indices, f"{PATCHES}/labels/classes.json"],
+            ["partition"],
+            [f"{HELD}.{end}" for end in ("parquet", "json", "csv", "svg")],
         ),
         "train": stage(
             "train",
@@ -79,7 +82,7 @@ def stages() -> dict[str, dict]:
         ),
         "report": stage(
             "report",
-            [f"{HELD}.parquet", f"{HELD}.json", f"runs/{PLACE}", f"scores/{PLACE}"],
+            [f"runs/{PLACE}", f"scores/{PLACE}"],
             ["report", "train.methods", "train.seeds"],
             [{f"{results}/tables": {"cache": False}}, f"{results}/figures"],
             metrics=[{f"{results}/metrics.json": {"cache": False}}],

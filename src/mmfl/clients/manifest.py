@@ -42,6 +42,7 @@ def build(
     assignment: str,
     clients: int = 1,
     seed: int = 0,
+    alpha: float = 0.5,
     countries: list[str] | None = None,
     months: list[int] | None = None,
 ) -> Manifest:
@@ -50,6 +51,10 @@ def build(
     Args:
         table: one row per location: pair, split, country, month, season, tile, labels (class
             indices), and a column per modality (bool, or the patch's name or None).
+        scenario, assignment: names in `SCENARIOS` and `ASSIGNMENTS`.
+        clients, alpha: groups of `random` and `dirichlet`; the latter's concentration.
+        seed: of everything drawn.
+        countries, months: only these locations; None: all.
 
     Raises:
         UserError: an unknown scenario, assignment or country; a table with a gap, an unknown split
@@ -58,7 +63,7 @@ def build(
     form = _known(scenario, SCENARIOS, "partition.scenario")
     assign = _known(assignment, ASSIGNMENTS, "partition.assignment")
     table = _chosen(_checked(table), countries, months)
-    table["group"] = _named(pd.Categorical(form(table, clients=clients, seed=seed)))
+    table["group"] = _named(pd.Categorical(form(table, clients=clients, seed=seed, alpha=alpha)))
     parts = assign(table, MODALITIES, seed=seed)
     rows = pd.DataFrame(
         {
@@ -193,18 +198,19 @@ def _summary(rows: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
     clients: dict[str, Any] = {}
     for row in _sizes(rows, by):
         entry = clients.setdefault(
-            row["client"], {"group": row["group"], "counts": {}, "labels": {}}
+            row["client"],
+            {"group": row["group"], "locations": {}, "counts": {}, "labels": {}, "partners": 0},
         )
         entry["counts"].setdefault(row["modality"], {})[row["split"]] = row["n"]
+    for row in _sizes(rows.drop_duplicates(["client", "position"]), ["client", "split"]):
+        clients[row["client"]]["locations"][row["split"]] = row["n"]
 
     training = rows[rows["split"] == "train"]
     once = training.drop_duplicates(["client", "position"])
     for client, part in once.groupby("client", observed=True):
-        found = np.concatenate(table["labels"].array[part["position"]])
-        clients[str(client)]["labels"] = {
-            str(label): int(n)
-            for label, n in zip(*np.unique(found, return_counts=True), strict=True)
-        }
+        clients[str(client)]["labels"] = _label_counts(table, part["position"].to_numpy())
+    for name, count in _partners(training).items():
+        clients[str(name)]["partners"] = int(count)
     pairs = training.drop_duplicates(["position", "modality"])["position"].value_counts()
     by_group: dict[str, dict[str, int]] = {}
     for row in _sizes(table, ["group", "split"]):
@@ -216,8 +222,30 @@ def _summary(rows: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
         "clients": clients,
         "empty_clients": sorted(set(rows["client"].cat.categories) - set(training["client"])),
         "without_partner": {q: int(alone[q].sum()) for q in MODALITIES},
+        "without_holder": len(table) - rows["position"].nunique(),
         "shared_training_pairs": int((pairs > 1).sum()),
+        "pooled_labels": _label_counts(table, np.unique(training["position"])),
     }
+
+
+def _partners(training: pd.DataFrame) -> pd.Series:
+    """client -> its training locations that another client holds in another modality."""
+    held = training[["client", "modality", "position"]].astype({"client": str, "modality": str})
+    found = []
+    for q in held["modality"].unique():
+        here, there = held[held["modality"] == q], held[held["modality"] != q]
+        both = here.merge(there, on="position", suffixes=("", "_other"))
+        found.append(both[both["client"] != both["client_other"]][["client", "position"]])
+    if not found:
+        return pd.Series(dtype=int)
+    return pd.concat(found).drop_duplicates().groupby("client").size()
+
+
+def _label_counts(table: pd.DataFrame, positions: np.ndarray) -> dict[str, int]:
+    """class -> locations that have it."""
+    lists = table["labels"].array[positions]
+    flat = np.concatenate([np.empty(0, np.int64), *lists]).astype(np.int64)
+    return {str(k): int(n) for k, n in zip(*np.unique(flat, return_counts=True), strict=True)}
 
 
 def _sizes(table: pd.DataFrame, by: list[str]) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmfl.federation.data import Data, Normaliser
-from mmfl.federation.randomness import generator
 from mmfl.models.network import Network
 from mmfl.params import Params
 from mmfl.patches.batching import batches, patterns
+from mmfl.randomness import generator
 from mmfl.strategies.base import Broadcast, Client, Context, Strategy, Update, nbytes
 from mmfl.strategies.modules.mim import keep
 

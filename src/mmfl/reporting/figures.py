@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from mmfl.reporting.cells import ALPHA
 from mmfl.reporting.layout import NAMES, modality_names
-from mmfl.reporting.style import FAINT, INK, MUTED, looks, save_svg, style
+from mmfl.reporting.style import INK, MUTED, heat, looks, save_svg, short, style, top_ticks
 from mmfl.reporting.writers import write_csv
 
 WIDTH = 7.6  # inches
@@ -42,11 +42,6 @@ CAPTIONS = {  # name: (alternative text, caption)
         "Average precision per class and method",
         "Average precision (%) per class on all modalities, mean over seeds. In brackets: test "
         "locations that have the class. Few of them make a score unreliable.",
-    ),
-    "labels": (
-        "Share of training locations per class and client",
-        "Share (%) of a client's training locations that have a class. In brackets: its training "
-        "locations.",
     ),
 }
 
@@ -149,34 +144,11 @@ def classes(scores: pd.DataFrame, labels: dict[str, str]) -> Figure:
     with style():
         figure = Figure(figsize=(WIDTH, 0.2 * len(names) + 1.5), layout="constrained")
         ax = figure.subplots()
-        _heat(ax, grid.to_numpy(), 0, 100, "{:.0f}")
+        heat(ax, grid.to_numpy(), 0, 100, "{:.0f}")
         count = dict(zip(order["class"], order["positives"], strict=True))
-        ticks = [f"{_short(name)}  ({count[name]:,.0f})" for name in names]
+        ticks = [f"{short(name)}  ({count[name]:,.0f})" for name in names]
         ax.set_yticks(np.arange(len(names)) + 0.5, ticks, fontsize=7.5)
-        _top_ticks(ax, [_wrap(labels[run], 18) for run in runs])
-    return figure
-
-
-def distribution(counts: pd.DataFrame) -> Figure:
-    """Share of a client's training locations that have a class: a heat map.
-
-    Args:
-        counts: client, locations, class, count.
-    """
-    if counts.empty:
-        return nothing("No client has training locations.")
-    share = counts.assign(share=100 * counts["count"] / counts["locations"])
-    names = list(counts.groupby("class", sort=False)["count"].sum().sort_values()[::-1].index)
-    grid = share.pivot(index="class", columns="client", values="share").reindex(names)
-    size = counts.drop_duplicates("client").set_index("client")["locations"]
-    with style():
-        figure = Figure(figsize=(WIDTH, 0.2 * len(names) + 1.5), layout="constrained")
-        ax = figure.subplots()
-        numbers = len(grid.columns) <= 24
-        _heat(ax, grid.to_numpy(), 0, 100, "{:.0f}" if numbers else "")
-        ax.set_yticks(np.arange(len(names)) + 0.5, [_short(name) for name in names], fontsize=7.5)
-        ticks = [f"{client}  ({size[client]:,.0f})" for client in grid.columns]
-        _top_ticks(ax, ticks)
+        top_ticks(ax, [_wrap(labels[run], 18) for run in runs])
     return figure
 
 
@@ -215,33 +187,6 @@ def _whisker(ax: Axes, row: pd.Series, place: int) -> None:
     sure = pd.notna(row["p_holm"]) and row["p_holm"] < ALPHA
     ax.plot(100 * row["diff"], place, marker="o", markersize=5, color=INK, markeredgewidth=1.1,
             markerfacecolor=INK if sure else "white")  # fmt: skip
-
-
-def _heat(ax: Axes, values: np.ndarray, low: float, high: float, form: str) -> None:
-    """Cells from white to blue with their numbers; an empty cell is grey."""
-    ax.set_facecolor(FAINT)
-    ax.pcolormesh(values, cmap="Blues", vmin=low, vmax=1.15 * high, edgecolors="white", linewidth=1)
-    ax.set_xlim(0, values.shape[1])
-    ax.set_ylim(values.shape[0], 0)
-    for y, x in np.argwhere(~np.isnan(values)) if form else ():
-        dark = values[y, x] > 0.6 * high
-        ax.text(x + 0.5, y + 0.52, form.format(values[y, x]), ha="center", va="center",
-                fontsize=7, color="white" if dark else INK)  # fmt: skip
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
-
-
-def _top_ticks(ax: Axes, names: list[str]) -> None:
-    ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=40, ha="left",
-                  rotation_mode="anchor", fontsize=7.5)  # fmt: skip
-    ax.xaxis.tick_top()
-
-
-def _short(name: str, limit: int = 42) -> str:
-    """A long class name cut at a comma or a word."""
-    if len(name) <= limit:
-        return name
-    return name[:limit].rsplit(" ", 1)[0].rstrip(",") + " …"
 
 
 def _wrap(text: str, width: int) -> str:

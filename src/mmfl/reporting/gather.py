@@ -105,19 +105,6 @@ def positives(item: Run, names: list[str]) -> dict[str, int]:
     return dict(zip(names, np.bincount(flat, minlength=len(names)).tolist(), strict=False))
 
 
-def label_counts(manifest: Path, names: list[str]) -> pd.DataFrame:
-    """client, locations, class, count: training locations of each client with each class."""
-    summary = read_json(manifest.with_suffix(".json"), "partition")
-    frame = pd.read_parquet(manifest, columns=["client", "pair", "split"])
-    sizes = frame[frame["split"] == "train"].groupby("client")["pair"].nunique()
-    rows = [
-        (client, int(size), name, summary["clients"][client].get("labels", {}).get(str(index), 0))
-        for client, size in sizes.items()
-        for index, name in enumerate(names)
-    ]
-    return pd.DataFrame(rows, columns=["client", "locations", "class", "count"])
-
-
 def read_measured(paths: list[Path]) -> pd.DataFrame:
     """run, seconds, seconds_per_round, peak_memory_mb, device, started."""
     columns = ["seconds", "seconds_per_round", "peak_memory_mb", "device", "started"]

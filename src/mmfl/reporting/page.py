@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from mmfl.reporting.cells import quantity
-from mmfl.reporting.layout import Table
+from mmfl.reporting.layout import Table, modality_names
 
 TEMPLATE = Path(__file__).with_name("page.html")
 PACKAGES = ("mmfl", "torch", "numpy", "pandas", "scikit-learn", "scipy", "rasterio", "matplotlib")
@@ -110,22 +110,32 @@ def measured_table(frame: pd.DataFrame, labels: dict[str, str]) -> Table:
     return Table("measured", "Measured: time and memory", header, rows, note, [False] * len(rows))
 
 
-def clients_table(summary: dict[str, Any]) -> Table:
-    """Locations of each client by split, from the partition's summary."""
-    rows = []
-    for client, entry in sorted(summary.get("clients", {}).items()):
-        for modality, counts in sorted(entry["counts"].items()):
-            numbers = [f"{counts.get(split, 0):,}" for split in ("train", "validation", "test")]
-            rows.append([client, str(entry.get("group", "")), modality.upper(), *numbers])
+def clients_table(clients: pd.DataFrame, summary: dict[str, Any]) -> Table:
+    """Who holds what: the partition's table and what its summary says of all clients together."""
+    rows = [
+        [
+            row["client"],
+            row["group"],
+            modality_names(row["modalities"]),
+            *(f"{row[column]:,}" for column in ("train", "validation", "test", "partners")),
+            str(row["classes"]),
+            "–" if pd.isna(row["divergence"]) else f"{row['divergence']:.3f}",
+        ]
+        for row in clients.to_dict("records")
+    ]
     empty = _listed(summary.get("empty_clients", []))
     lonely = summary.get("without_partner", {})
     lonely_text = _listed([f"{count:,} only in {q.upper()}" for q, count in sorted(lonely.items())])
     note = [
+        "Partners: training locations that another client holds in another modality. Divergence: "
+        "Jensen-Shannon (base 2) between the client's labels and those of all clients.",
         f"Clients without training patches: {empty}.",
-        f"Locations without a partner: {lonely_text}.",
-        f"Training pairs shared by several clients: {summary.get('shared_training_pairs', 0):,}.",
+        f"Locations of the archive without a partner: {lonely_text}; that no client holds: "
+        f"{summary.get('without_holder', 0):,}.",
+        f"Training locations held in both modalities: {summary.get('shared_training_pairs', 0):,}.",
     ]
-    header = ["Client", "Group", "Modality", "Training", "Validation", "Test"]
+    header = ["Client", "Group", "Modality", "Training", "Validation", "Test", "Partners",
+              "Classes", "Divergence"]  # fmt: skip
     return Table("clients", "Who holds what", header, rows, note, [False] * len(rows))
 
 

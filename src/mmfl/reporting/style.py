@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmfl.files import atomic
@@ -73,3 +75,31 @@ def save_svg(figure: Figure, path: Path) -> None:
         figure.savefig(
             temporary, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
         )
+
+
+def heat(ax: Axes, values: np.ndarray, low: float, high: float, form: str) -> None:
+    """Cells from white to blue with their numbers; an empty cell is grey."""
+    ax.set_facecolor(FAINT)
+    ax.pcolormesh(values, cmap="Blues", vmin=low, vmax=1.15 * high, edgecolors="white", linewidth=1)
+    ax.set_xlim(0, values.shape[1])
+    ax.set_ylim(values.shape[0], 0)
+    for y, x in np.argwhere(~np.isnan(values)) if form else ():
+        dark = values[y, x] > 0.6 * high
+        ax.text(x + 0.5, y + 0.52, form.format(values[y, x]), ha="center", va="center",
+                fontsize=7, color="white" if dark else INK)  # fmt: skip
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+
+
+def top_ticks(ax: Axes, names: list[str]) -> None:
+    """Names above the cells, slanted."""
+    ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=40, ha="left",
+                  rotation_mode="anchor", fontsize=7.5)  # fmt: skip
+    ax.xaxis.tick_top()
+
+
+def short(name: str, limit: int = 42) -> str:
+    """A long class name cut at a comma or a word."""
+    if len(name) <= limit:
+        return name
+    return name[:limit].rsplit(" ", 1)[0].rstrip(",") + " …"

@@ -1,4 +1,7 @@
-"""Partition: index and labels in, a manifest of clients out. No shard is opened."""
+"""Partition: index and labels in; a manifest of clients, its summary, table and picture out.
+
+No shard is opened.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,62 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import compute
 
 from mmfl.clients.manifest import MODALITIES, Manifest, build, write_manifest
+from mmfl.clients.table import client_table
 from mmfl.errors import UserError
-from mmfl.files import write_json
+from mmfl.files import atomic, write_json
 from mmfl.patches.labels import read_labels
+from mmfl.reporting.partition import draw
 
 log = logging.getLogger(__name__)
 
 
 def run(*, patches: Path, out: Path, **choice: Any) -> Manifest:
-    """Write `out` (.parquet) and its summary (.json); `choice` are the arguments of `build`."""
-    manifest = build(location_table(patches), **choice)
-    write_manifest(out, manifest.frame)
-    write_json(out.with_suffix(".json"), manifest.summary)
+    """Write `out` (.parquet) and beside it a summary (.json), a row per client (.csv), a picture.
+
+    `choice` are the arguments of `build`.
+    """
+    table, classes = location_table(patches)
+    manifest = build(table, **choice)
     summary = manifest.summary
+    clients = client_table(summary, MODALITIES)
+    with atomic(out.with_suffix(".csv")) as temporary:
+        clients.to_csv(temporary, index=False, lineterminator="\n")
+    draw(out.with_suffix(".svg"), clients, label_shares(summary, clients, classes))
+    write_json(out.with_suffix(".json"), summary)
+    write_manifest(out, manifest.frame)
     if summary["empty_clients"]:
         log.warning("clients without training patches: %s", ", ".join(summary["empty_clients"]))
     lonely = ", ".join(f"{n} only in {q}" for q, n in summary["without_partner"].items() if n)
     if lonely:
         log.warning("locations without a partner: %s", lonely)
+    if summary["without_holder"]:
+        log.warning("locations that no client holds: %d", summary["without_holder"])
     return manifest
 
 
-def location_table(patches: Path) -> pd.DataFrame:
-    """The label table with a bool column per modality, from the indices that `split` wrote."""
-    table, _ = read_labels(patches / "labels")
+def label_shares(
+    summary: dict[str, Any], clients: pd.DataFrame, classes: tuple[str, ...]
+) -> pd.DataFrame:
+    """Clients x classes: share of a client's training locations that have the class."""
+    shares = {
+        row.client: [
+            summary["clients"][row.client]["labels"].get(str(k), 0) / (row.train or np.nan)
+            for k in range(len(classes))
+        ]
+        for row in clients.itertuples()
+    }
+    return pd.DataFrame.from_dict(shares, orient="index", columns=list(classes))
+
+
+def location_table(patches: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The label table with a bool column per modality, from the indices of `split`; classes."""
+    table, classes = read_labels(patches / "labels")
     pairs = pa.array(table["pair"], pa.string())
     for q in MODALITIES:
         path = patches / q / "index.parquet"
@@ -44,4 +74,4 @@ def location_table(patches: Path) -> pd.DataFrame:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: not readable ({reason}); run split again") from None
         table[q] = compute.is_in(pairs, pa.array(index["pair"], pa.string())).to_numpy(False)
-    return table
+    return table, classes

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import textwrap
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,6 @@ from mmfl.reporting.gather import (
     ASKED,
     Run,
     key,
-    label_counts,
     policy_scores,
     positives,
     read_measured,
@@ -30,6 +31,7 @@ from mmfl.reporting.gather import (
     runs_frame,
 )
 from mmfl.reporting.layout import Table
+from mmfl.reporting.partition import CAPTION
 
 BASES = {"subset", "missing", "incomplete"}  # kinds of rows whose differences are tested
 
@@ -41,7 +43,6 @@ def run(params: Params, archive: str) -> None:
         archive=archive,
         clients=clients,
         runs=described_runs(params, archive),
-        manifest=Path("data/clients", archive, f"{clients}.parquet"),
         out=Path("results", archive, clients),
         baseline=params.report.baseline,
     )
@@ -66,7 +67,7 @@ def run_page(params: Params, archive: str, params_file: Path) -> None:
         source_digest=", ".join(f"{step} {code.digest(step)}" for step in code.STEPS),
         out=Path("page", f"{archive}.html"),
         simulated=archive == "simulated",
-        summary=Path("data/clients", archive, f"{clients}.json"),
+        partition=Path("data/clients", archive, f"{clients}.parquet"),
         skipped=read_skipped(patches / "labels" / SKIPPED),
         locations=load_gallery(patches, shown["predictions"], params.report.gallery),
         gallery_run=f"{shown['label']}, seed {shown['seed']}",
@@ -95,7 +96,6 @@ def tables_of(
     archive: str,
     clients: str,
     runs: list[Run],
-    manifest: Path,
     out: Path,
     baseline: str = "mf",
 ) -> None:
@@ -118,9 +118,7 @@ def tables_of(
         for name in layout.LAYOUTS:
             laid = layout.LAYOUTS[name](frames[name], baseline)
             writers.write_table(temporary / "tables", frames[name], laid, simulated)
-        _write_figures(
-            temporary / "figures", listed, frames, rounds, runs, described, manifest, baseline
-        )
+        _write_figures(temporary / "figures", listed, frames, rounds, runs, described, baseline)
         write_json(temporary / "metrics.json", tables.metrics(frames["comparison"]))
         _replace(temporary, out)
     finally:
@@ -165,7 +163,6 @@ def _write_figures(
     rounds: pd.DataFrame,
     runs: list[Run],
     described: list[dict],
-    manifest: Path,
     baseline: str,
 ) -> None:
     labels = dict(zip(listed["run"], listed["label"], strict=True))
@@ -185,9 +182,6 @@ def _write_figures(
     per_class = per_class[per_class["metric"] == "ap"][["run", "class", "mean", "low", "high"]]
     per_class = per_class.assign(positives=per_class["class"].map(positives(first, names)))
     figures.save(folder, "classes", figures.classes(per_class, labels), per_class)
-
-    counts = label_counts(manifest, names)
-    figures.save(folder, "labels", figures.distribution(counts), counts)
 
     compared = frames["comparison"]
     parts = []
@@ -217,12 +211,15 @@ def laid_out(results: Path) -> dict[str, Table]:
 
 
 def _table(results: Path, name: str) -> pd.DataFrame:
-    path = results / "tables" / f"{name}.csv"
+    return _csv(results / "tables" / f"{name}.csv", "report")
+
+
+def _csv(path: Path, step: str) -> pd.DataFrame:
     try:
         return writers.read_csv(path)
     except (OSError, ValueError) as error:
         text = str(error).splitlines()[0]
-        raise UserError(f"{path}: not readable ({text}); run report again") from None
+        raise UserError(f"{path}: not readable ({text}); run {step} again") from None
 
 
 def write_page(
@@ -235,7 +232,7 @@ def write_page(
     source_digest: str,
     out: Path,
     simulated: bool,
-    summary: Path | None = None,
+    partition: Path | None = None,
     skipped: pd.DataFrame | None = None,
     locations: list[gallery.Location] | None = None,
     gallery_run: str = "",
@@ -244,17 +241,25 @@ def write_page(
 
     Args:
         measured: `<method>/<variant>/seed-<n>.json` of the runs, where they exist.
-        summary: the partition's summary (.json).
+        partition: the manifest, beside which summary, table and picture lie.
         skipped: patches that the split left out, as `faults.read_skipped` returns them.
         locations: pictures of test locations with the predictions of `gallery_run`.
     """
     laid = laid_out(results)
     cost = _table(results, "cost")
-    holders = read_json(summary, "partition") if summary else {}
+    holders: dict[str, Any] = {}
+    clients_table = page.clients_table(pd.DataFrame(), holders)
     pictures = {
         name: page.picture(results / "figures" / f"{name}.svg", alt, caption)
         for name, (alt, caption) in figures.CAPTIONS.items()
     }
+    if partition is not None:
+        holders = read_json(partition.with_suffix(".json"), "partition")
+        clients_table = page.clients_table(
+            _csv(partition.with_suffix(".csv"), "partition"), holders
+        )
+        drawn = page.picture(partition.with_suffix(".svg"), *CAPTION)
+        pictures["partition"] = replace(drawn, data=str(partition.with_suffix(".csv")))
     caption = (
         f"Test locations at equal steps of the sorted list, not chosen by result; {gallery_run}. "
         "Left: B04, B03, B02; right: VV, VH, VV − VH; each stretched from 2 to 98 %. "
@@ -268,7 +273,7 @@ def write_page(
         measured=page.measured_table(
             read_measured(measured), dict(zip(cost["run"], cost["label"], strict=True))
         ),
-        holders=page.clients_table(holders),
+        holders=clients_table,
         skipped=page.skipped_table(pd.DataFrame(columns=COLUMNS) if skipped is None else skipped),
         pictures=pictures,
         gallery=gallery.png(locations) if locations else "",
