@@ -215,7 +215,7 @@ def test_one_modality(tmp_path):
         "runs": runs,
         "out": tmp_path / "results" / PLACE,
     }
-    report.tables_of(archive="simulated", clients="c", **made)
+    report.tables_of(archive="simulated", clients="c", runs=made["runs"], out=made["out"])
     assert "none can be missing" in (made["out"] / "figures" / "missing.svg").read_text()
 
 
