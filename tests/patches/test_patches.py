@@ -272,6 +272,10 @@ def test_batches_cover_all_and_none_is_single(count, size):
     assert count == 1 or all(part.stop - part.start > 1 for part in found)
 
 
+def test_no_sample_is_no_batch():
+    assert batches(0, 4) == []
+
+
 def test_patterns():
     present = {"s1": np.array([1, 1, 0, 0], bool), "s2": np.array([1, 0, 1, 0], bool)}
     found = {members: rows.tolist() for members, rows in patterns(present)}

@@ -7,6 +7,8 @@ import numpy as np
 
 def batches(count: int, size: int) -> list[slice]:
     """Slices of `count` samples into batches; a last batch of one joins the one before it."""
+    if not count:
+        return []
     starts = list(range(0, count, size))
     if len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
