@@ -42,7 +42,11 @@ def simulate(params: PARAMS = DEFAULT, fresh: FRESH = False) -> None:
 
 
 @app.command()
-def download(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
+def download(
+    archive: ARCHIVE,
+    params: PARAMS = DEFAULT,
+    parallel: Annotated[int, typer.Option(min=1, max=32, help="files fetched at a time")] = 4,
+) -> None:
     """Fetch and verify an archive's files (or register a local copy)."""
     from mmfl.steps import download as step
     from mmfl.steps.simulate import manifest_path
@@ -56,6 +60,7 @@ def download(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
         local=Path(local).expanduser() if local else None,
         store=_cache("download"),
         out=Path("data/raw", archive),
+        parallel=parallel,
     )
 
 

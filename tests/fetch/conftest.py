@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +30,12 @@ class Site:
     slow: float = 0.0  # seconds between pieces of 64 kB
     wrong_range: bool = False
     length: bool = True
+    reset: list[int] = field(default_factory=list)  # bytes after which the connection is reset
+    stall: list[int] = field(default_factory=list)  # bytes after which an answer says no more
+    redirect: str | None = None  # where to, for paths that are not /archive.bin
+    release: threading.Event = field(default_factory=threading.Event)  # ends what stalls
+    busy: int = 0  # answers under way, and the most there were
+    most: int = 0
     asked: list[dict[str, str]] = field(default_factory=list)
     sent: int = 0
 
@@ -38,14 +46,27 @@ class Site:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    state = Site()
+    state, lock = Site(), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
             pass
 
         def do_GET(self) -> None:
+            with lock:
+                state.busy += 1
+                state.most = max(state.most, state.busy)
+            try:
+                self._answer()
+            finally:
+                with lock:
+                    state.busy -= 1
+
+        def _answer(self) -> None:
             state.asked.append(dict(self.headers))
+            if state.redirect is not None and not self.path.startswith("/archive"):
+                self._head(302, 0, {"Location": state.redirect})
+                return
             status = state.statuses.pop(0) if state.statuses else 200
             if status != 200:
                 self._head(status, 0, {})
@@ -77,12 +98,22 @@ def site() -> Iterator[Site]:
 
         def _send(self, data: bytes) -> None:
             data = data[: state.cut.pop(0)] if state.cut else data
+            ends = state.reset or state.stall
+            breaks, end = ends is state.reset and bool(ends), ends.pop(0) if ends else None
+            data = data if end is None else data[:end]
             try:
                 for i in range(0, len(data), 1 << 16):
                     piece = data[i : i + (1 << 16)]
                     self.wfile.write(piece)
                     state.sent += len(piece)
                     time.sleep(state.slow)
+                if breaks:
+                    linger = struct.pack("ii", 1, 0)  # closing then sends a reset
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    self.close_connection = True
+                    self.connection.close()
+                elif end is not None:
+                    state.release.wait(30)
             except OSError:  # the client went away
                 pass
 
@@ -92,6 +123,7 @@ def site() -> Iterator[Site]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield state
+    state.release.set()
     server.shutdown()
     server.server_close()
     thread.join()

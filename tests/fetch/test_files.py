@@ -196,28 +196,54 @@ def test_content_encoding_is_not_undone(site, tmp_path: Path) -> None:
     assert get(site, tmp_path).read_bytes() == site.body
 
 
+def pauses(slept: list[float]) -> SimpleNamespace:
+    """In place of the event that pauses wait for: it writes them down."""
+    return SimpleNamespace(wait=lambda timeout: slept.append(timeout), is_set=lambda: False)
+
+
 def test_503_then_ok(site, tmp_path: Path) -> None:
     site.statuses = [503, 429, 500]
     assert get(site, tmp_path).read_bytes() == site.body
 
 
 @pytest.mark.parametrize("date", [False, True])
-def test_retry_after_goes_first(site, tmp_path: Path, monkeypatch, date: bool) -> None:
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_goes_first(site, tmp_path: Path, status: int, date: bool) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=slept.append))
-    site.statuses = [503]
+    site.statuses = [status]
     site.headers = {"Retry-After": formatdate(time.time() + 7, usegmt=True) if date else "7"}
-    get(site, tmp_path, pause=100.0)
+    get(site, tmp_path, pause=100.0, stop=pauses(slept))
     assert len(slept) == 1
     assert 4 <= slept[0] <= 7
 
 
-def test_back_off_doubles(site, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("status", [429, 503])
+def test_back_off_doubles(site, tmp_path: Path, status: int) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=slept.append))
-    site.statuses = [503] * 3
-    get(site, tmp_path, pause=1.0)
+    site.statuses = [status] * 3
+    get(site, tmp_path, pause=1.0, stop=pauses(slept))
     assert slept == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("-5", 2.0), ("soon", 2.0), ("", 2.0), ("999999999", 300.0), ("0", 0.0)]
+)
+def test_odd_retry_after(site, tmp_path: Path, value: str, seconds: float) -> None:
+    """What makes no sense is not obeyed, and never more than five minutes."""
+    slept: list[float] = []
+    site.statuses = [429]
+    site.headers = {"Retry-After": value}
+    get(site, tmp_path, pause=2.0, stop=pauses(slept))
+    assert slept == [seconds]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_gives_up_in_one_line(site, tmp_path: Path, status: int) -> None:
+    site.statuses = [status] * 99
+    with pytest.raises(UserError, match=rf"HTTP {status}, {ATTEMPTS} attempts; run dow") as error:
+        get(site, tmp_path)
+    assert "\n" not in str(error.value) and len(site.asked) == ATTEMPTS
+    assert not list(tmp_path.glob("*/archive.bin"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -103,12 +105,56 @@ def test_links(tmp_path: Path, kind: bytes, target: str) -> None:
     link = special("link", kind, target)
     through = tarfile.TarInfo("link/x")
     data = tar([(tarfile.TarInfo("ok"), b"1"), (link, b""), (through, b"2")])
-    refused(write(tmp_path, data), "link or a device")
+    refused(write(tmp_path, data), "is a link, a device or sparse")
 
 
 @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
 def test_devices(tmp_path: Path, kind: bytes) -> None:
-    refused(write(tmp_path, tar([(special("dev", kind), b"")])), "link or a device")
+    refused(write(tmp_path, tar([(special("dev", kind), b"")])), "is a link, a device or sparse")
+
+
+def test_sparse_members(tmp_path: Path) -> None:
+    """A few bytes that claim 300 GB, which the limit on the whole would let through."""
+    info = tarfile.TarInfo("hole")
+    info.type = tarfile.GNUTYPE_SPARSE
+    data = bytearray(tar([(info, b"")]))
+    number = lambda value: f"{value:011o}".encode() + b"\0"  # noqa: E731
+    data[386 : 386 + 24] = number(0) + number(0)  # one piece of nothing
+    data[483 : 483 + 12] = number(1 << 32)  # the real size
+    data[148:156] = b" " * 8
+    data[148:156] = f"{sum(data[:512]):06o}".encode() + b"\0 "
+    refused(write(tmp_path, bytes(data)), "is a link, a device or sparse")
+
+
+def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+    refused_folder = plain({"a": b"1"})[:1024] + plain({"a/b": b"2"})
+    source = write(tmp_path, refused_folder)
+    with pytest.raises(UserError, match="make room or correct"):
+        unpack(source, tmp_path / "out")
+    assert {item.name for item in tmp_path.iterdir()} == {source.name}
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from mmfl.errors import UserError
+from mmfl.fetch.unpack import unpack
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    unpack(Path(sys.argv[1]), Path(sys.argv[2]))
+except UserError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+def test_no_room_while_unpacking(tmp_path: Path) -> None:
+    """The kernel refuses to write on: nothing appears, nothing stays."""
+    source = write(tmp_path, zstd(plain({"a": b"1", "b": bytes(100_000)})))
+    command = [sys.executable, "-c", FULL, str(source), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("refused: ")
+    assert "File too large" in done.stderr and done.stderr.count("\n") == 1
+    assert {item.name for item in tmp_path.iterdir()} == {source.name}
 
 
 def test_bomb(tmp_path: Path) -> None:

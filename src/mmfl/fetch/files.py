@@ -7,11 +7,12 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event
 
 from mmfl.errors import UserError
 from mmfl.fetch.transfer import CHUNK, Passing, Source, tag_file, transfer
@@ -31,6 +32,7 @@ def fetch(
     checksum: str | None = None,
     progress: bool = True,
     pause: float = 1.0,
+    stop: threading.Event | None = None,
 ) -> Path:
     """Return the verified file in the store, fetching it if it is not there.
 
@@ -46,12 +48,14 @@ def fetch(
         checksum: md5:<hex> or sha256:<hex>, None if none is published.
         progress: show a bar on stderr.
         pause: first back-off in seconds; it doubles. The server's Retry-After goes first.
+        stop: set by another thread, it ends the transfer, which a later call resumes.
 
     Raises:
+        Stopped: `stop` was set.
         UserError: not found, wrong size or checksum, no room, or still failing after `ATTEMPTS`
             attempts that brought nothing new.
     """
-    source = Source(url, bytes, checksum, progress)
+    source = Source(url, bytes, checksum, progress, stop or threading.Event())
     target = Path(store) / digest([url, checksum or bytes]) / source.name
     with _alone(target.parent):
         if recorded_sha256(target):
@@ -129,6 +133,7 @@ def _persist(source: Source, part: Path, pause: float) -> None:
         wait=wait,
         retry=retry_if_exception_type(Passing),
         before_sleep=tell,
+        sleep=sleep_using_event(source.stop),
         reraise=True,
     )
     try:

@@ -6,9 +6,10 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -21,6 +22,7 @@ from mmfl.errors import UserError
 from mmfl.files import write_text
 
 CHUNK = 1 << 20
+PIECE = 1 << 16
 TIMEOUT = (10, 60)  # seconds to connect, and between two packets
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 LONGEST_WAIT = 300.0  # seconds of a Retry-After that are obeyed
@@ -34,14 +36,22 @@ class Passing(Exception):
         self.wait = wait
 
 
+class Stopped(Exception):
+    """Another thread asked this one to end; what is there stays and is resumed."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """What to fetch. `bytes` and `checksum` (md5:<hex> or sha256:<hex>) are None if unknown."""
+    """What to fetch. `bytes` and `checksum` (md5:<hex> or sha256:<hex>) are None if unknown.
+
+    `stop`, set by another thread, ends the transfer at the next piece.
+    """
 
     url: str
     bytes: int | None = None
     checksum: str | None = None
     progress: bool = True
+    stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def label(self) -> str:
@@ -61,8 +71,11 @@ def transfer(source: Source, part: Path) -> None:
 
     Raises:
         Passing: broken off, or a fault of the server that may go away.
+        Stopped: `source.stop` is set.
         UserError: not found, refused, too large, or no room.
     """
+    if source.stop.is_set():
+        raise Stopped
     have = part.stat().st_size if part.exists() else 0
     if source.bytes is not None and have > source.bytes:
         part.unlink()
@@ -75,7 +88,12 @@ def transfer(source: Source, part: Path) -> None:
         else:
             _download(source, part, have)
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema):
-        raise UserError(f"{source.label}: not a url that can be fetched; correct it") from None
+        raise UserError(
+            f"{source.label}: it is, or leads to, no url that can be fetched, expected http(s); "
+            "correct it"
+        ) from None
+    except requests.TooManyRedirects:
+        raise UserError(f"{source.label}: it is redirected for ever; correct the url") from None
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise Passing(f"the transfer broke off ({type(error).__name__})") from None
     except OSError as error:
@@ -125,7 +143,8 @@ def _download(source: Source, part: Path, have: int) -> None:
                 part.unlink(missing_ok=True)
                 raise Passing("the server sent another range, starting again", 0)
         # Raw: a .tar.gz that is served with `Content-Encoding: gzip` stays as it is.
-        chunks = answer.raw.stream(CHUNK, decode_content=False)
+        # Small pieces: when a connection is reset, the piece that is being read is lost.
+        chunks = answer.raw.stream(PIECE, decode_content=False)
         _write(source, part, chunks, start, total, _validator(answer))
 
 
@@ -198,17 +217,16 @@ def _write(
             f"{part.parent}: found {free:,} bytes free, expected {total - start:,}; make room, "
             "or name another folder in MMFL_CACHE"
         )
-    size, terminal = start, sys.stderr.isatty()
+    size = start
     with (
         part.open("ab" if start else "wb") as writer,
-        tqdm(
-            total=total, initial=start, desc=source.name, unit="B", unit_scale=True, delay=2,
-            mininterval=0.5 if terminal else 60, disable=not source.progress,
-        ) as bar,
-    ):  # fmt: skip
+        progress_bar(source.name, total, start, "B", not source.progress) as bar,
+    ):
         if not start:
             write_text(tag_file(part), tag)
         for chunk in chunks:
+            if source.stop.is_set():
+                raise Stopped
             size += len(chunk)
             if expected is not None and size > expected:
                 raise UserError(
@@ -221,3 +239,13 @@ def _write(
         os.fsync(writer.fileno())
     if total is not None and size < total:
         raise Passing(f"the transfer ended at {size:,} of {total:,} bytes")
+
+
+def progress_bar(
+    name: str, total: int | None, start: int = 0, unit: str = "B", disable: bool = False
+) -> tqdm:
+    """Share, amount, time left and rate on stderr: twice a second, or a line a minute in a log."""
+    return tqdm(
+        total=total, initial=start, desc=name, unit=unit, unit_scale=True, delay=2,
+        mininterval=0.5 if sys.stderr.isatty() else 60, disable=disable,
+    )  # fmt: skip

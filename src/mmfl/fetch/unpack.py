@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -14,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 import zstandard
-from tqdm import tqdm
 
 from mmfl.errors import UserError
+from mmfl.fetch.transfer import progress_bar
 
 MAX_BYTES = 400 << 30
 MAX_MEMBERS = 20_000_000
@@ -93,16 +92,14 @@ class _Bounded:
 
 def _extract(source: Path, folder: Path, max_bytes: int, max_members: int) -> None:
     with ExitStack() as stack:
-        bounded = _Bounded(_plain(source, stack), max_bytes, source)
+        stream = stack.enter_context(source.open("rb"))
+        bounded = _Bounded(_plain(stream, stack), max_bytes, source)
         tar = stack.enter_context(
             tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r|", tarinfo=_Member)
         )
-        interval = 0.5 if sys.stderr.isatty() else 60
-        members = tqdm(
-            _members(tar), desc=f"unpack {source.name}", unit="file", delay=2, mininterval=interval
-        )
+        bar = stack.enter_context(progress_bar(f"unpack {source.name}", source.stat().st_size))
         left = max_bytes
-        for count, member in enumerate(members, 1):
+        for count, member in enumerate(_members(tar), 1):
             _check(source, member, left)
             left -= member.size
             if count > max_members:
@@ -110,11 +107,11 @@ def _extract(source: Path, folder: Path, max_bytes: int, max_members: int) -> No
                     f"{source}: found more than {max_members:,} members, expected less; refused"
                 )
             tar.extract(member, folder, set_attrs=False, **FILTER)
+            bar.update(stream.tell() - bar.n)  # of the packed bytes: their total is known
 
 
-def _plain(source: Path, stack: ExitStack) -> IO[bytes]:
+def _plain(stream: IO[bytes], stack: ExitStack) -> IO[bytes]:
     """The uncompressed stream."""
-    stream = stack.enter_context(source.open("rb"))
     magic = stream.read(4)
     stream.seek(0)
     if magic == ZSTD:
@@ -139,10 +136,10 @@ def _check(source: Path, member: tarfile.TarInfo, left: int) -> None:
             f"{source}: member {member.name!r} leads out of its folder, expected a path inside; "
             "refused"
         )
-    if not (member.isreg() or member.isdir()):
+    if not (member.isreg() or member.isdir()) or member.issparse():
         raise UserError(
-            f"{source}: member {member.name!r} is a link or a device, expected files and folders; "
-            "refused"
+            f"{source}: member {member.name!r} is a link, a device or sparse, expected files and "
+            "folders; refused"
         )
     if not 0 <= member.size <= left:
         raise UserError(
