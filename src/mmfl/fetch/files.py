@@ -103,6 +103,8 @@ def _alone(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             log.warning("%s: waiting for another process that fetches this file", folder)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in folder.glob(".*.tmp"):  # by a process that was killed
+            left.unlink()
         yield
 
 
