@@ -27,9 +27,10 @@ BELOW = {
     "models": set(),
     "fetch": set(),
     "reporting": set(),
+    "inspection": {"archives", "patches", "clients", "reporting"},
 }
 PACKAGES = {"federation", "strategies", "evaluation", "clients", "patches", "archives", "models",
-            "fetch", "reporting"}  # fmt: skip
+            "fetch", "reporting", "inspection"}  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

@@ -190,6 +190,27 @@ def headline(params: PARAMS = DEFAULT) -> None:
 
 
 @app.command()
+def inspect(
+    path: Path,
+    archive: Annotated[str | None, typer.Option(help="which archive lies there")] = None,
+    full: Annotated[bool, typer.Option("--full", help="read every band of an archive")] = False,
+    page: Annotated[Path | None, typer.Option(help="write a page with a gallery, too")] = None,
+) -> None:
+    """Say what is in an archive, a store of patches, a partition or a run, and what is damaged.
+
+    Exit status 1 if something is.
+    """
+    from mmfl.inspection import inspect as look
+
+    found = look(path, archive=archive, full=full)
+    typer.echo(found.text())
+    if page is not None:
+        found.write_page(page)
+        typer.echo(f"\nThe page: {page.resolve().as_uri()}")
+    raise typer.Exit(1 if found.damage else 0)
+
+
+@app.command()
 def schema(out: Path = Path("workflow/schemas/params.json")) -> None:
     """Export the JSON schema of the parameter file."""
     write_json(out, Params.model_json_schema())

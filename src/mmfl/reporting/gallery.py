@@ -21,14 +21,14 @@ class Location:
     Attributes:
         optical: (3, H, W) B04, B03, B02, or None where the archive holds none.
         radar: (2, H, W) VV, VH in dB, or None.
-        labels, predicted: names of classes.
+        labels, predicted: names of classes; None where nothing was predicted.
     """
 
     pair: str
     optical: NDArray[np.floating] | None
     radar: NDArray[np.floating] | None
     labels: tuple[str, ...]
-    predicted: tuple[str, ...]
+    predicted: tuple[str, ...] | None = None
 
 
 def png(locations: list[Location]) -> str:
@@ -79,9 +79,12 @@ def _picture(ax, image: NDArray[np.float64] | None, missing: str, title: str) ->
 
 
 def _words(ax, location: Location) -> None:
-    """True labels with a tick where they were found; false alarms below."""
-    found = [f"{'✓' if name in location.predicted else '○'} {name}" for name in location.labels]
-    wrong = [f"✗ {name}" for name in location.predicted if name not in location.labels]
+    """True labels, with a tick where they were found, and false alarms below."""
+    predicted = location.predicted
+    marks = {name: "" if predicted is None else "✓ " if name in predicted else "○ "
+             for name in location.labels}  # fmt: skip
+    found = [f"{mark}{name}" for name, mark in marks.items()]
+    wrong = [f"✗ {name}" for name in predicted or () if name not in location.labels]
     lines = []
     for text in [*found, *wrong]:
         lines += textwrap.wrap(text, 31, subsequent_indent="   ")

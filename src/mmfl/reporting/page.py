@@ -33,13 +33,15 @@ class Picture:
     data: str = ""
 
 
-def render(**values: Any) -> str:
-    """The page's text. Every value is escaped, except the figures, which the project drew."""
+def render(template: Path = TEMPLATE, **values: Any) -> str:
+    """A page's text. Every value is escaped, except figures and style, which are the project's."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["quantity"] = quantity
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**values)
+    stylesheet = Markup(TEMPLATE.with_suffix(".css").read_text(encoding="utf-8"))
+    text = template.read_text(encoding="utf-8")
+    return environment.from_string(text).render(stylesheet=stylesheet, **values)
 
 
 def picture(path: Path, alt: str, caption: str) -> Picture:
