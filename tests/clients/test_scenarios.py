@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmfl.clients import scenarios
+from mmfl.clients import assignments, scenarios
 from mmfl.clients.assignments import ASSIGNMENTS
 from mmfl.clients.manifest import build
 from mmfl.clients.scenarios import SCENARIOS
@@ -132,6 +132,18 @@ def test_the_documented_scenario_works(table):
     expected = table.set_index("pair")["season"].str.lower()
     assert (frame["group"].to_numpy() == expected[frame["pair"]].to_numpy()).all()
     assert frame["client"].nunique() == 8
+
+
+def test_the_documented_assignment_works(table):
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    try:
+        exec(textwrap.dedent(blocks[1]), vars(assignments))
+        frame = build(table, scenario="country", assignment="optical").frame
+    finally:
+        ASSIGNMENTS.pop("optical", None)
+        vars(assignments).pop("optical", None)
+    assert set(frame["client"]) == {"austria-s2", "finland-s2", "kosovo-s2"}
+    assert sorted(frame["pair"]) == sorted(table["pair"][table["s2"]])
 
 
 def test_groups_without_locations_are_reported(table):

@@ -236,6 +236,42 @@ def test_disjoint_partition_has_no_bank(store, tmp_path):
         federation(store, tmp_path, "mf+mim", assignment="disjoint")
 
 
+@pytest.mark.parametrize("assignment", ["both", "mixed"])
+@pytest.mark.parametrize("method", ["mf", "local"])
+def test_clients_with_both_modalities_train(store, tmp_path, assignment, method):
+    """The round's loss is that of `classification_loss`, whose closed form is tested below."""
+    store[1]["country"] = np.resize(list("AAAABBBBCCCC"), len(store[1]))
+    fed, initial = federation(store, tmp_path / "work", method, assignment=assignment)
+    server, rows = federate(fed, initial)
+    held = {"both": ["s1-s2"] * 3, "mixed": ["s1", "s2", "s1-s2"]}[assignment]
+    assert [c.id for c in fed.data.clients] == [
+        f"{g}-{q}" for g, q in zip("abc", held, strict=True)
+    ]
+    last = fed.data.clients[-1]
+    assert last.modalities == ("s1", "s2") and last.size == len(last.locations)
+    trained = {r["client"] for r in rows if r["round"] == 3 and r.get("samples", 0) > 0}
+    assert trained == {c.id for c in fed.data.clients}
+    for q in ("s1", "s2"):
+        scope = "c-s1-s2" if method == "local" else q
+        key = f"backbones.{q}.stem.0.weight"
+        assert not torch.equal(server.parameters[scope, key], initial[key])
+
+
+def test_mim_on_the_own_pairs_of_a_client(store, tmp_path):
+    """No exchange: nothing goes into the bank, and the term is there from the first round."""
+    store[1]["country"] = np.resize(list("AAAABBBBCCCC"), len(store[1]))
+    fed, initial = federation(store, tmp_path / "work", "mf+mim", assignment="mixed")
+    server, rows = federate(fed, initial)
+    mim = {(r["client"], r["round"]): r["loss_mim"] for r in rows if r["client"] != "server"}
+    assert all((value > 0) == (client == "c-s1-s2") for (client, _), value in mim.items())
+    assert not [name for name in server.state if name.startswith("mim.")]
+
+
+def test_alternate_partition_has_no_bank(store, tmp_path):
+    with pytest.raises(UserError, match="no training pair held in two modalities"):
+        federation(store, tmp_path, "mf+mim", assignment="alternate")
+
+
 def test_budgets():
     """Steps and epochs of the anchors; every federated method takes the same number of steps."""
     client = Client("a", "a", ("s1",), {"s1": np.arange(23)})
