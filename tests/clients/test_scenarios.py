@@ -180,6 +180,12 @@ def test_a_table_with_a_gap_is_refused(table, column, value, message):
         build(table.assign(**{column: values}), scenario="country", assignment="duplicate")
 
 
+def test_a_location_without_a_group_is_refused(table):
+    tiles = table["tile"].astype(object).where(table["pair"] != "p07", None)
+    with pytest.raises(UserError, match="location p07 has no group in the scenario tile"):
+        build(table.assign(tile=tiles), scenario="tile", assignment="mixed")
+
+
 def test_a_table_without_a_column_is_refused(table):
     with pytest.raises(UserError, match="no column country"):
         build(table.drop(columns="country"), scenario="country", assignment="duplicate")

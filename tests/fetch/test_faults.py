@@ -96,6 +96,13 @@ def test_more_than_the_manifest_says(site, tmp_path: Path) -> None:
     fails(site, tmp_path, "more than the expected", bytes=size)
 
 
+def test_nothing_says_how_long_it_is(site, tmp_path: Path) -> None:
+    """No length, no size, no checksum: a dropped connection would look like the end."""
+    site.length = False
+    fails(site, tmp_path, "found no length.*give bytes or checksum", checksum=None)
+    assert get(site, tmp_path, checksum=None, bytes=len(site.body)).read_bytes() == site.body
+
+
 def test_truncated_for_ever(site, tmp_path: Path) -> None:
     """The server's file is shorter than its own Content-Length."""
     site.cut, site.ranges = [1_000] * 99, False

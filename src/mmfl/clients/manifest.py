@@ -64,6 +64,12 @@ def build(
     assign = _known(assignment, ASSIGNMENTS, "partition.assignment")
     table = _chosen(_checked(table), countries, months)
     table["group"] = _named(pd.Categorical(form(table, clients=clients, seed=seed, alpha=alpha)))
+    lost = table["group"].isna()
+    if lost.any():
+        raise UserError(
+            f"partition: location {table['pair'][lost].iloc[0]} has no group in the scenario "
+            f"{scenario}, expected one; complete the metadata or choose another scenario"
+        )
     parts = assign(table, MODALITIES, seed=seed)
     rows = pd.DataFrame(
         {

@@ -142,6 +142,12 @@ def _download(source: Source, part: Path, have: int) -> None:
             if start != have:
                 part.unlink(missing_ok=True)
                 raise Passing("the server sent another range, starting again", 0)
+        chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
+        if not (total or length or chunked or source.bytes or source.checksum):
+            raise UserError(
+                f"{source.label}: found no length, so that a cut-off file would look whole; "
+                "give bytes or checksum in the manifest"
+            )
         # Raw: a .tar.gz that is served with `Content-Encoding: gzip` stays as it is.
         # Small pieces: when a connection is reset, the piece that is being read is lost.
         chunks = answer.raw.stream(PIECE, decode_content=False)
