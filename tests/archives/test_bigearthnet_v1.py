@@ -142,6 +142,19 @@ def test_labels_of_sentinel_1_where_sentinel_2_is_absent(real):
     assert [list(x) for x in found] == [list(x) for x in expected]
 
 
+def test_exclusions(real):
+    """A list excludes also what a split of one's own names."""
+    snowy = "S2B_MSIL2A_20180204T94161_57_38"
+    assert snowy not in set(ARCHIVE.metadata(real)["pair"])
+    assert snowy in set(ARCHIVE.metadata(real, snow=True)["pair"])
+    other = ARCHIVE.metadata(real)["pair"].iloc[0]
+    (real / "patches_with_cloud_and_shadow.csv").write_text(f"{other}\n")
+    assert other not in set(ARCHIVE.metadata(real)["pair"])
+    assert other in set(ARCHIVE.metadata(real, cloud_or_shadow=True)["pair"])
+    (real / "patches_with_no_19_class_targets.csv").write_text(f"{other}\n")
+    assert other not in set(ARCHIVE.metadata(real, cloud_or_shadow=True)["pair"])
+
+
 def test_names_of_the_published_folders(real):
     (real / "BigEarthNet-S1-Example").rename(real / "BigEarthNet-S1-v1.0")
     (real / "BigEarthNet-S2-Example").rename(real / "BigEarthNet-v1.0")
