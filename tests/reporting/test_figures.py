@@ -3,7 +3,7 @@ import pandas as pd
 
 from mmfl.reporting import figures, gallery
 from mmfl.reporting.page import picture
-from mmfl.reporting.style import looks
+from mmfl.reporting.style import looks, numbered
 
 LABELS = {"mf": "mf", "a": "a method with a rather long name"}
 DELTAS = pd.DataFrame(
@@ -68,3 +68,13 @@ def test_stretch_and_composite():
 def test_gallery_with_a_missing_modality():
     place = gallery.Location("pair", None, np.ones((2, 5, 5)), ("Pastures",), ("Inland waters",))
     assert gallery.png([place]) == gallery.png([place])
+
+
+def test_ids_do_not_depend_on_the_last_digits_of_positions():
+    """The same picture with other hashes is the same text; what is no id stays."""
+    one = '<clipPath id="p0123456789"/><use xlink:href="#mabcdef0123"/><path id="mabcdef0123"'
+    one += ' clip-path="url(#p0123456789)" d="M 1 2"/> deadbeef01 pffffffffff'
+    two = one.replace("p0123456789", "p9876543210").replace("mabcdef0123", "mffffffff00")
+    assert numbered(one) == numbered(two)
+    assert "url(#i0)" in numbered(one) and 'href="#i1"' in numbered(one)
+    assert numbered(one).endswith("deadbeef01 pffffffffff")

@@ -123,9 +123,11 @@ def test_what_a_killed_run_left_is_removed(root, tmp_path):
     for name in (".10m-00000.npy.77.tmp", "10m-00099.npy"):
         (folder / name).write_bytes(b"half")
     (tmp_path / "store" / ".s1.json").write_text("{")
+    (tmp_path / "store" / "..s1.json.77.tmp").write_text("{")
     out = run(root, tmp_path)
     found = {path.name for path in [*folder.iterdir(), *(out / "s1").iterdir()]}
     assert not any(name.endswith(".tmp") or "99" in name for name in found)
+    assert not list((tmp_path / "store").glob(".*.tmp"))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,11 +71,24 @@ def looks(runs: Sequence[str], baseline: str) -> dict[str, dict[str, str]]:
 
 
 def save_svg(figure: Figure, path: Path) -> None:
-    """Write without date and version, so that equal data give equal bytes."""
+    """Write without date, version and hashes, so that equal data give equal bytes."""
     with atomic(path) as temporary:
         figure.savefig(
             temporary, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
         )
+        text = temporary.read_text(encoding="utf-8")
+        temporary.write_text(numbered(text), encoding="utf-8")
+
+
+def numbered(svg: str) -> str:
+    """The text with matplotlib's ids replaced by numbers in order of appearance.
+
+    They are hashes of positions, whose last digits the layout's solver does not repeat.
+    """
+    names: dict[str, str] = {}
+    for name in re.findall(r'\bid="([A-Za-z]+[0-9a-f]{10})"', svg):
+        names.setdefault(name, f"i{len(names)}")
+    return re.sub(r"\b[A-Za-z]+[0-9a-f]{10}\b", lambda m: names.get(m[0], m[0]), svg)
 
 
 def heat(ax: Axes, values: np.ndarray, low: float, high: float, form: str) -> None:

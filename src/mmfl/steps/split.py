@@ -54,6 +54,8 @@ def run(
     rows, faults = sift(described, root, metadata, workers)
     if on_error == "stop":
         refuse(faults)
+    for left in store.glob(".*.tmp"):  # by a process that was killed
+        left.unlink()
     total = sum(int(rows[modality].notna().sum()) for modality in described.modalities)
     folders = []
     with tqdm(total=total, desc=f"split {archive}", unit="patch") as bar:
