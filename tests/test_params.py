@@ -44,7 +44,10 @@ def test_default_file_names_every_key():
         ({"archives": ["simulatd"]}, "did you mean simulated?"),
         ({"train": {"methods": ["mf+fv"]}}, "unknown module 'fv'"),
         ({"train": {"methods": ["mf+mim+fw", "mf"]}}, "write it as mf+fw+mim"),
-        ({"train": {"methods": ["mf", "late-fusion+mim"]}}, "mim needs clients that exchange"),
+        (
+            {"train": {"methods": ["mf", "late-fusion+mim"]}},
+            "nothing of one reaches the other for mim",
+        ),
         ({"train": {"methods": ["mf", "mf"]}}, "listed twice"),
         ({"train": {"seeds": [1, 1]}}, "distinct"),
         ({"train": {"bands": {"s2": ["B10"]}}}, "unknown band 'B10'"),
@@ -57,6 +60,46 @@ def test_default_file_names_every_key():
         (
             {"train": {"methods": ["mf", {"method": "mf", "set": {"train.lr": 1}}]}},
             "unknown key 'train.lr'",
+        ),
+        ({"train": {"methods": ["mf", "local+mim"]}}, "mim needs clients that exchange"),
+        ({"train": {"methods": ["mf", "local+prototypes"]}}, "averaged by a server"),
+        ({"train": {"methods": ["mf", "prototypes+prototypes"]}}, "named twice"),
+        ({"train": {"methods": ["mf", "prior+fw"]}}, "has no network for fw"),
+        (
+            {"train": {"methods": ["mf", "scaffold+fw"], "momentum": 0.9}},
+            "scaffold+fw: train.momentum: found 0.9, expected 0; it needs plain SGD",
+        ),
+        (
+            {"train": {"methods": ["mf", "fednova"], "optimiser": "adam"}},
+            "fednova: train.optimiser: found adam; it needs SGD",
+        ),
+        (
+            {"train": {"methods": ["mf", {"method": "feddc", "set": {"train.momentum": 0.5}}]}},
+            "feddc: train.momentum",
+        ),
+        (
+            {"train": {"methods": ["mf", "local+mim"]}, "mim": {"bank": "prototype"}},
+            "needs a server that averages",
+        ),
+        ({"algorithms": {"fedprox": {"nu": 1}}}, "unknown key algorithms.fedprox.nu"),
+        ({"algorithms": {"feddyn": {"alpha": 0}}}, "algorithms.feddyn.alpha: found 0"),
+        ({"participation": {"fraction": 0}}, "participation.fraction: found 0"),
+        ({"participation": {"fails": 0.6, "late": 0.6}}, "their sum exceeds 1"),
+        (
+            {"participation": {"schedule": [{"round": 1, "client": "a", "what": "dies"}]}},
+            "participation.schedule.0.what: found 'dies'",
+        ),
+        ({"tune": {"trials": {"mg": {}}}}, "unknown method 'mg'"),
+        (
+            {
+                "tune": {
+                    "trials": {
+                        "mf": {"train.learning_rate": [0.1, 0.3]},
+                        "fedprox": {"train.learning_rate": [0.1]},
+                    }
+                }
+            },
+            "found mf 2, fedprox 1; expected as many for every method",
         ),
         ({"model": {"width": 10}, "train": {"methods": ["mf", "mf+fw"]}}, "does not divide"),
     ],

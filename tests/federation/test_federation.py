@@ -11,9 +11,9 @@ from mmfl.clients.manifest import build
 from mmfl.errors import UserError
 from mmfl.federation import checkpoint
 from mmfl.federation.data import Data, Normaliser
-from mmfl.federation.local_update import classification_loss, schedule
 from mmfl.federation.loop import Federation, federate
 from mmfl.federation.setup import build_network, build_strategy, tensor_infos
+from mmfl.federation.task import Classification, classification_loss, schedule
 from mmfl.models.network import initialise
 from mmfl.params import MethodEntry, Params, resolve
 from mmfl.strategies import STRATEGIES
@@ -54,10 +54,8 @@ def federation(
     initial = {k: v.detach().clone() for k, v in network.state_dict().items()}
     strategy = build_strategy(method, params, network, data)
     normaliser = Normaliser(data.statistics(params.train.normalisation), data)
-    fed = Federation(
-        network, strategy, data, normaliser, params, 1, torch.device("cpu"), lambda m: 1.0, work
-    )
-    return fed, initial
+    task = Classification(network, data, normaliser, params, 1, torch.device("cpu"))
+    return Federation(task, strategy, params, 1, lambda m: 1.0, work), initial
 
 
 def same(one, two):
@@ -68,19 +66,21 @@ def same(one, two):
 
 def plain_fedavg(fed, initial):
     """FedAvg (1602.05629, algorithm 1) with torch's own tools, one modality, no strategy."""
-    (q,) = fed.data.bands
+    (q,) = fed.task.data.bands
     weights = {k: v.clone() for k, v in initial.items()}
-    net = copy.deepcopy(fed.network)
+    net = copy.deepcopy(fed.task.network)
     for index in range(fed.params.train.rounds):
-        total = sum(len(c.train[q]) for c in fed.data.clients)
+        total = sum(len(c.train[q]) for c in fed.task.data.clients)
         sums = {}
-        for client in sorted(fed.data.clients, key=lambda c: c.id):
+        for client in sorted(fed.task.data.clients, key=lambda c: c.id):
             net.load_state_dict(weights)
             net.train()
             optimiser = torch.optim.SGD(net.parameters(), lr=fed.params.train.learning_rate)
             for epoch, _, chosen in schedule(client, fed.params, 1, index, None):
-                x = fed.normaliser.client(q, fed.data.batch(q, chosen, (1, epoch)), client.id)
-                y = torch.from_numpy(fed.data.labels[chosen]).float()
+                x = fed.task.normaliser.client(
+                    q, fed.task.data.batch(q, chosen, (1, epoch)), client.id
+                )
+                y = torch.from_numpy(fed.task.data.labels[chosen]).float()
                 optimiser.zero_grad()
                 F.binary_cross_entropy_with_logits(net({q: x}), y).backward()
                 optimiser.step()
@@ -108,17 +108,19 @@ def test_running_statistics_under_each_policy(store, tmp_path):
     folder, table = store
     table["country"] = "A"
     fed, initial = federation((folder, table), tmp_path, modalities=("s1",))
-    net = copy.deepcopy(fed.network)
+    net = copy.deepcopy(fed.task.network)
     server, _ = federate(fed, initial)
     net.load_state_dict(initial)
     net.train()
-    (client,) = fed.data.clients
+    (client,) = fed.task.data.clients
     for index in range(3):
         optimiser = torch.optim.SGD(net.parameters(), lr=fed.params.train.learning_rate)
         for epoch, _, chosen in schedule(client, fed.params, 1, index, None):
-            x = fed.normaliser.client("s1", fed.data.batch("s1", chosen, (1, epoch)), client.id)
+            x = fed.task.normaliser.client(
+                "s1", fed.task.data.batch("s1", chosen, (1, epoch)), client.id
+            )
             loss = F.binary_cross_entropy_with_logits(
-                net({"s1": x}), torch.from_numpy(fed.data.labels[chosen]).float()
+                net({"s1": x}), torch.from_numpy(fed.task.data.labels[chosen]).float()
             )
             optimiser.zero_grad()
             loss.backward()
@@ -160,7 +162,7 @@ def test_truncated_checkpoint_falls_back_on_the_one_before(store, tmp_path):
 def test_every_tensor_is_claimed_by_exactly_one_group(name, share):
     network = build_network("mf+fw", parameters("mf+fw", **{"model.share_from_stage": share}), 19)
     infos = tensor_infos(network)
-    strategy = STRATEGIES[name](infos)
+    strategy = STRATEGIES[name](infos, [Client("a-s1", "a", ("s1",), {"s1": np.arange(3)})])
     assert set(strategy._groups) == set(network.state_dict())
 
 
@@ -176,17 +178,15 @@ def test_order_of_updates_changes_nothing(store, tmp_path):
     from mmfl.federation.local_update import local_update
 
     fed, initial = federation(store, tmp_path, "mf+mim")
-    clients = fed.data.clients
-    server = fed.strategy.start(initial, clients)
+    server = fed.strategy.start(initial)
     updates = [
         local_update(
-            fed.network, fed.strategy, fed.strategy.broadcast(server, c), c, fed.data,
-            fed.normaliser, fed.params, 1, None, fed.device,
+            fed.task, fed.strategy, fed.strategy.broadcast(server, c), c, {}, fed.params.train
         )
-        for c in clients
-    ]  # fmt: skip
-    one = fed.strategy.server_step(server, updates, clients)
-    two = fed.strategy.server_step(server, updates[::-1], clients[::-1])
+        for c in fed.strategy.clients
+    ]
+    one = fed.strategy.server_step(server, updates)
+    two = fed.strategy.server_step(server, updates[::-1])
     assert same(one, two)
 
 
@@ -206,16 +206,16 @@ def _first(initial, name):
 def test_feature_bank(store, tmp_path, bank):
     fed, initial = federation(store, tmp_path, "mf+mim", **{"mim.bank": bank})
     server, rows = federate(fed, initial)
-    first = [r["loss_mim"] for r in rows if r["round"] == 1 and r["client"] != "server"]
-    later = [r["loss_mim"] for r in rows if r["round"] == 2 and r["client"] != "server"]
+    first = [r["loss_terms"] for r in rows if r["round"] == 1 and r["client"] != "server"]
+    later = [r["loss_terms"] for r in rows if r["round"] == 2 and r["client"] != "server"]
     assert all(value > 0 for value in later)
     assert all(value > 0 for value in first) if bank == "fresh" else not any(first)
     for q, other in (("s1", "s2"), ("s2", "s1")):
-        ids = server.state[f"mim.{q}.ids"].numpy()
-        training = np.concatenate([c.locations for c in fed.data.clients])
+        ids = server.state["mim"][q, "ids"].numpy()
+        training = np.concatenate([c.locations for c in fed.task.data.clients])
         assert np.isin(ids, training).all()
-        assert fed.data.present[q][ids].all() and fed.data.present[other][ids].all()
-        norms = server.state[f"mim.{q}.values"].norm(dim=1)
+        assert fed.task.data.present[q][ids].all() and fed.task.data.present[other][ids].all()
+        norms = server.state["mim"][q, "values"].norm(dim=1)
         torch.testing.assert_close(norms, torch.ones(len(ids)), rtol=1e-5, atol=1e-5)
 
 
@@ -244,13 +244,13 @@ def test_clients_with_both_modalities_train(store, tmp_path, assignment, method)
     fed, initial = federation(store, tmp_path / "work", method, assignment=assignment)
     server, rows = federate(fed, initial)
     held = {"both": ["s1-s2"] * 3, "mixed": ["s1", "s2", "s1-s2"]}[assignment]
-    assert [c.id for c in fed.data.clients] == [
+    assert [c.id for c in fed.task.data.clients] == [
         f"{g}-{q}" for g, q in zip("abc", held, strict=True)
     ]
-    last = fed.data.clients[-1]
+    last = fed.task.data.clients[-1]
     assert last.modalities == ("s1", "s2") and last.size == len(last.locations)
     trained = {r["client"] for r in rows if r["round"] == 3 and r.get("samples", 0) > 0}
-    assert trained == {c.id for c in fed.data.clients}
+    assert trained == {c.id for c in fed.task.data.clients}
     for q in ("s1", "s2"):
         scope = "c-s1-s2" if method == "local" else q
         key = f"backbones.{q}.stem.0.weight"
@@ -262,9 +262,9 @@ def test_mim_on_the_own_pairs_of_a_client(store, tmp_path):
     store[1]["country"] = np.resize(list("AAAABBBBCCCC"), len(store[1]))
     fed, initial = federation(store, tmp_path / "work", "mf+mim", assignment="mixed")
     server, rows = federate(fed, initial)
-    mim = {(r["client"], r["round"]): r["loss_mim"] for r in rows if r["client"] != "server"}
+    mim = {(r["client"], r["round"]): r["loss_terms"] for r in rows if r["client"] != "server"}
     assert all((value > 0) == (client == "c-s1-s2") for (client, _), value in mim.items())
-    assert not [name for name in server.state if name.startswith("mim.")]
+    assert "mim" not in server.state
 
 
 def test_alternate_partition_has_no_bank(store, tmp_path):
@@ -287,7 +287,7 @@ def test_budgets():
 
 def test_loss_of_a_client_with_both_modalities(store, tmp_path):
     fed, _ = federation(store, tmp_path)
-    net = fed.network
+    net = fed.task.network
     width = net.backbones["s1"].width
     present = {"s1": np.array([1, 1, 0], bool), "s2": np.array([1, 0, 1], bool)}
     z = {"s1": torch.randn(2, width), "s2": torch.randn(2, width)}
@@ -304,17 +304,17 @@ def test_loss_of_a_client_with_both_modalities(store, tmp_path):
 
 def test_normalisation_by_client(store, tmp_path):
     fed, _ = federation(store, tmp_path, **{"train.normalisation": "client"})
-    data = fed.data
+    data = fed.task.data
     client = next(c for c in data.clients if c.id == "b-s2")
     x = data.batch("s2", client.train["s2"])
-    own = fed.normaliser.client("s2", x, client.id)
+    own = fed.task.normaliser.client("s2", x, client.id)
     torch.testing.assert_close(own.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=2e-3)
     torch.testing.assert_close(own.std((0, 2, 3)), torch.ones(3), rtol=1e-2, atol=1e-2)
     held = data.held["s2"]
     test = held[(held["client"] == client.id) & (held["split"] == "test")]["location"].to_numpy()
     x = data.batch("s2", test)
     assert torch.equal(
-        fed.normaliser.locations("s2", x, test), fed.normaliser.client("s2", x, client.id)
+        fed.task.normaliser.locations("s2", x, test), fed.task.normaliser.client("s2", x, client.id)
     )
 
 
@@ -329,8 +329,10 @@ def test_late_fusion_federations_do_not_touch_each_other(store, tmp_path):
 def test_prior_is_the_frequency_of_the_training_labels(store, tmp_path):
     fed, initial = federation(store, tmp_path, "prior")
     server, rows = federate(fed, initial)
-    training = np.unique(np.concatenate([c.locations for c in fed.data.clients]))
+    training = np.unique(np.concatenate([c.locations for c in fed.task.data.clients]))
     np.testing.assert_allclose(
-        server.state["prior.frequencies"], fed.data.labels[training].mean(0), rtol=1e-6
+        server.state["prior"]["all", "frequencies"],
+        fed.task.data.labels[training].mean(0),
+        rtol=1e-6,
     )
     assert rows == []

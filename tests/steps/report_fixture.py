@@ -182,7 +182,7 @@ def _write_run(paths: dict, method: str, variant: str, seed: int, level: float) 
                          "bytes_down": 400_000 * exchanges, "flops": 3e9})  # fmt: skip
         value = level * (1 - 0.6 * np.exp(-number / 3)) + 0.012 * rng.normal()
         rows.append({"round": number, "client": "server", "val_map": value})
-    columns = ["round", "client", "modality", "samples", "steps", "loss", "loss_mim", "bytes_up",
+    columns = ["round", "client", "modality", "samples", "steps", "loss", "loss_terms", "bytes_up",
                "bytes_down", "flops", "val_map"]  # fmt: skip
     pd.DataFrame(rows, columns=columns).to_csv(paths["rounds"], index=False)
     count = 12 * len(CLIENTS) * 400_000 * exchanges

@@ -85,7 +85,7 @@ def test_killed_twice_it_ends_with_the_bits_of_an_undisturbed_run(project):
     for least in (3, 10):
         job = command("killed")
         while job.poll() is None:
-            found = sorted(Path("killed").glob("train/*/.work/*round-*"))
+            found = sorted(Path("killed").glob("train/*/.work/round-*.safetensors"))
             if found and int(found[-1].stem.rpartition("-")[2]) >= least:
                 job.send_signal(signal.SIGKILL)
                 break

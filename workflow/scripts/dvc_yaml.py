@@ -71,7 +71,7 @@ def stages() -> dict[str, dict]:
         "train": stage(
             "train",
             [PATCHES, f"{HELD}.parquet"],
-            ["train", "model", "whitening", "mim"],
+            ["train", "model", "whitening", "mim", "algorithms", "participation"],
             [f"runs/{PLACE}"],
         ),
         "evaluate": stage(

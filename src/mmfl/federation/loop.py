@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from mmfl.evaluation.metrics import scores
-from mmfl.evaluation.predict import Inputs, ensemble_probabilities
+from mmfl.errors import DamagedFile
 from mmfl.federation import checkpoint
-from mmfl.federation.data import Data, Normaliser
-from mmfl.federation.local_update import fresh_features, local_update
-from mmfl.models.network import Network
+from mmfl.federation.attendance import State, attendance, check_schedule
+from mmfl.federation.task import Task, shown_policy
+from mmfl.federation.workers import Build, Job, Workers
 from mmfl.params import Params
-from mmfl.patches.batching import batches
-from mmfl.strategies.base import Server, Strategy, nbytes
+from mmfl.strategies.base import Broadcast, Client, Server, Strategy, Update, slot_bytes
 
 Row = dict[str, Any]
+BEST = "best.safetensors"
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class Federation:
-    """Everything that one run needs, put together by `steps/train.py`."""
+    """Everything that one run needs, put together by `steps/train.py`.
 
-    network: Network
+    Attributes:
+        flops: FLOPs of a training step per sample, by the client's modalities.
+        work: folder of the checkpoints.
+        identity: what decides the run's bits, JSON; a checkpoint with another one is refused.
+        build: makes a worker's task and strategy where it cannot be forked.
+        seconds: filled with where the time went.
+    """
+
+    task: Task
     strategy: Strategy
-    data: Data
-    normaliser: Normaliser
     params: Params
     seed: int
-    device: torch.device
     flops: Callable[[tuple[str, ...]], float]
     work: Path
     title: str = ""
+    identity: dict[str, Any] = field(default_factory=dict)
+    workers: int = 1
+    build: Build | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def federate(fed: Federation, initial: dict[str, torch.Tensor]) -> tuple[Server, list[Row]]:
@@ -46,104 +55,122 @@ def federate(fed: Federation, initial: dict[str, torch.Tensor]) -> tuple[Server,
     Returns the final server and a row per round and client (and one for the server, with the
     validation score). The best round by validation stays in `fed.work/best.safetensors`.
     """
-    clients = fed.strategy.participants(fed.data.clients)
-    fixed = fed.strategy.steps(fed.data.clients, lambda c: _steps(c.size, fed.params))
-    server, rows = fed.strategy.start(initial, clients or fed.data.clients), []
-    resumed = checkpoint.latest(fed.work)
-    if resumed:
-        server, meta = resumed
-        rows = meta["rows"]
-    rounds = range(server.round, fed.params.train.rounds if clients else 0)
-    for _ in tqdm(rounds, desc=fed.title, unit="round", initial=server.round, total=rounds.stop):
-        # 1. An extra forward pass where a module asks for one (MIM with bank: fresh).
-        uploads = {}
-        for client in clients:
-            asking = [module for module in fed.strategy.modules if module.fresh(client)]
-            if asking:
-                uploads[client.id] = fresh_features(
-                    fed.network, fed.strategy, fed.strategy.broadcast(server, client), client,
-                    fed.data, fed.normaliser, fed.params, fed.device,
-                )  # fmt: skip
-        for module in fed.strategy.modules if uploads else ():
-            module.receive(server, uploads)
+    strategy, params = fed.strategy, fed.params
+    check_schedule(strategy.population, params.participation)
+    fixed = strategy.steps(lambda client: len(fed.task.plan(client, 0, None)))
+    server, rows = resume(fed) or (strategy.start(initial), [])
+    rounds = range(server.round, params.train.rounds if strategy.clients else 0)
+    with _workers(fed) as workers:
+        for _ in tqdm(rounds, fed.title, unit="round", initial=server.round, total=rounds.stop):
+            # 1. Who takes part; an extra forward pass where a module asks for one.
+            states = _attending(strategy, params, fed.seed, server.round)
+            present = [client for client in strategy.clients if states.get(client.id) != "failed"]
+            present = [client for client in present if client.id in states]
+            asking = [c for c in present if any(m.fresh(c) for m in strategy.modules)]
+            jobs = [_job(fed, server, client, fixed, fresh=True) for client in asking]
+            uploads = workers.run(jobs)
+            on_time = {c: slots for c, slots in uploads.items() if states[c] == "trained"}
+            strategy.receive(server, on_time)
 
-        # 2. Every client trains from what the server sends it.
-        updates = []
-        for client in clients:
-            broadcast = fed.strategy.broadcast(server, client)
-            update = local_update(
-                fed.network, fed.strategy, broadcast, client, fed.data, fed.normaliser,
-                fed.params, fed.seed, fixed, fed.device,
-            )  # fmt: skip
-            updates.append(update)
-            extra = uploads.get(client.id, {})
-            forward = client.size / 3 if extra else 0  # a forward pass is a third of a step
-            rows.append(
-                {
-                    "round": server.round + 1,
-                    "client": client.id,
-                    "modality": "+".join(client.modalities),
-                    "samples": int(update.metrics["samples"]),
-                    "steps": update.steps,
-                    "loss": update.metrics["loss"],
-                    "loss_mim": update.metrics["loss_mim"],
-                    "bytes_up": exchanged(fed, update.wire_bytes + nbytes(extra.values())),
-                    "bytes_down": exchanged(fed, broadcast.bytes),
-                    "flops": fed.flops(client.modalities) * (update.metrics["samples"] + forward),
-                }
+            # 2. Every one of them trains from what the server sends it.
+            jobs = [_job(fed, server, client, fixed) for client in present]
+            updates = workers.run(jobs)
+
+            # 3. The server combines the updates, is validated and saved.
+            rows += _rows(fed, server, states, jobs, updates, uploads)
+            accepted = [updates[c.id] for c in present if states[c.id] == "trained"]
+            server = strategy.server_step(server, accepted)
+            score = fed.task.validate(strategy.evaluation_view(server, shown_policy(params)))
+            previous = [row["val_map"] for row in rows if row["client"] == "server"]
+            rows.append({"round": server.round, "client": "server", "val_map": score})
+            if not previous or (score or 0) > max(value or 0 for value in previous):
+                checkpoint.save(fed.work / BEST, server, {"identity": fed.identity})
+            checkpoint.save(
+                fed.work / f"round-{server.round:05d}.safetensors",
+                server,
+                {"rows": rows, "identity": fed.identity},
             )
-
-        # 3. The server combines the updates, is validated and saved.
-        server = fed.strategy.server_step(server, updates, clients)
-        score = validate(fed, server)
-        previous = [row["val_map"] for row in rows if row["client"] == "server"]
-        rows.append({"round": server.round, "client": "server", "val_map": score})
-        if not previous or (score or 0) > max(value or 0 for value in previous):
-            checkpoint.save(fed.work / "best.safetensors", server, {})
-        checkpoint.save(fed.work / f"round-{server.round:05d}.safetensors", server, {"rows": rows})
-        checkpoint.keep_last(fed.work)
+            checkpoint.keep_last(fed.work)
     return server, rows
 
 
-def exchanged(fed: Federation, count: int) -> int:
-    """Bytes that really travel: none where nothing is exchanged (the anchors)."""
-    return count if fed.strategy.exchanges else 0
-
-
-def validate(fed: Federation, server: Server) -> float | None:
-    """Macro average precision on the clients' validation locations, all modalities."""
-    locations = fed.data.splits.get("validation", np.empty(0, np.int64))
-    if not len(locations) or not fed.data.labels[locations].any():
+def resume(fed: Federation) -> tuple[Server, list[Row]] | None:
+    """The newest whole checkpoint; None where the run has to begin at round 1."""
+    found = checkpoint.latest(fed.work, fed.identity)
+    if found is None:
         return None
-    mask = {q: fed.data.present[q][locations] for q in fed.data.bands}
-    inputs = standardised(fed.data, fed.normaliser, fed.device)
-    found = []
-    for ensemble in fed.strategy.evaluation_view(
-        server, fed.data.clients, shown_policy(fed.params)
-    ):
-        probabilities = ensemble_probabilities(
-            fed.network, ensemble, locations, [mask], inputs,
-            len(fed.data.classes), fed.params.evaluate.batch,
-        )[0]  # fmt: skip
-        seen = ~np.isnan(probabilities[:, 0])
-        if seen.any():
-            found.append(scores(fed.data.labels[locations][seen], probabilities[seen])["ap_macro"])
-    return float(np.mean(found)) if found else None
+    try:
+        checkpoint.read(fed.work / BEST)
+    except DamagedFile as error:  # no other file holds that round
+        log.warning("%s; beginning at round 1", error)
+        return None
+    server, meta = found
+    return server, meta["rows"]
 
 
-def shown_policy(params: Params) -> str:
-    """The statistics under which the union model is tested; `local` has none, so pooled ones."""
-    return "modality" if params.train.statistics == "local" else params.train.statistics
+def _workers(fed: Federation) -> Workers:
+    if fed.workers > 1 and fed.build is not None:
+        return Workers(fed.workers, fed.build, "spawn")
+    return Workers(fed.workers, lambda place: (fed.task, fed.strategy))
 
 
-def standardised(data: Data, normaliser: Normaliser, device: torch.device) -> Inputs:
-    """Images of locations, standardised as the test bench does it."""
+def _attending(strategy: Strategy, params: Params, seed: int, round_index: int) -> dict[str, State]:
+    if strategy.clients != strategy.population:  # centralised: one machine, always there
+        return {client.id: "trained" for client in strategy.clients}
+    states = attendance(strategy.clients, params.participation, seed, round_index)
+    for client, state in states.items():
+        if state != "trained":
+            log.warning("round %d: the client %s %s", round_index + 1, client, ABSENT[state])
+    return states
 
-    def inputs(q: str, locations: np.ndarray) -> torch.Tensor:
-        return normaliser.locations(q, data.batch(q, locations).to(device), locations)
 
-    return inputs
+ABSENT = {"failed": "failed: nothing of it in this round", "late": "was late: its update is left"}
 
 
-def _steps(size: int, params: Params) -> int:
-    return params.train.epochs * len(batches(size, params.train.batch))
+def _job(
+    fed: Federation, server: Server, client: Client, fixed: int | None, fresh: bool = False
+) -> Job:
+    broadcast = fed.strategy.broadcast(server, client)
+    kept = server.clients.get(client.id, {})
+    return Job(client, broadcast, kept, fed.params.train, fixed, fresh)
+
+
+def _rows(
+    fed: Federation,
+    server: Server,
+    states: dict[str, State],
+    jobs: list[Job],
+    updates: dict[str, Update],
+    uploads: dict[str, Any],
+) -> list[Row]:
+    """A row per client asked: what it did, and what it cost."""
+    broadcasts: dict[str, Broadcast] = {job.client.id: job.broadcast for job in jobs}
+    rows: list[Row] = []
+    for client in fed.strategy.clients:
+        if client.id not in states:
+            continue
+        row: Row = {
+            "round": server.round + 1,
+            "client": client.id,
+            "modality": "+".join(client.modalities),
+            "state": states[client.id],
+        }
+        update = updates.get(client.id)
+        if update is None:  # it got the broadcast and never answered
+            broadcast = fed.strategy.broadcast(server, client)
+            row |= {"samples": 0, "steps": 0, "bytes_up": 0, "bytes_down": broadcast.bytes}
+            rows.append(row | {"flops": 0.0})
+            continue
+        extra = uploads.get(client.id, {})
+        forward = client.size / 3 if extra else 0  # a forward pass is a third of a step
+        row |= {
+            "samples": int(update.metrics["samples"]),
+            "steps": update.steps,
+            "bytes_up": update.bytes + slot_bytes(extra),
+            "bytes_down": broadcasts[client.id].bytes,
+            "flops": fed.flops(client.modalities) * (update.metrics["samples"] + forward),
+        }
+        row |= {name: value for name, value in update.metrics.items() if name != "samples"}
+        fed.seconds["steps"] = fed.seconds.get("steps", 0.0) + update.seconds["steps"]
+        rows.append(row)
+    return rows

@@ -8,16 +8,17 @@ import torch
 from mmfl.errors import UserError
 from mmfl.federation.data import Data
 from mmfl.models.network import Network
-from mmfl.params import Params, parse_method
+from mmfl.params import Params, parts
 from mmfl.strategies import STRATEGIES
 from mmfl.strategies.base import Client, Module, Strategy, TensorInfo
 from mmfl.strategies.modules.mim import Mim
+from mmfl.strategies.modules.prototypes import Prototypes
 from mmfl.strategies.prior import Prior
 
 
 def build_network(method: str, params: Params, classes: int) -> Network:
     """The network of a method; `+fw` puts batch whitening in place of batch normalisation."""
-    _, modules = parse_method(method)
+    _, modules = parts(method)
     w = params.whitening
     whitening = {
         "where": w.where if "fw" in modules else "none",
@@ -42,27 +43,46 @@ def build_network(method: str, params: Params, classes: int) -> Network:
 
 def build_strategy(method: str, params: Params, network: Network, data: Data) -> Strategy:
     """The strategy of a method with its modules, for the clients of `data`."""
-    base, names = parse_method(method)
-    modules: list[Module] = []
-    if "mim" in names:
-        mim = params.mim
-        modules.append(
-            Mim(
-                data.clients,
-                weight=mim.weight,
-                temperature=mim.temperature,
-                negatives=mim.negatives,
-                bank=mim.bank,
-            )
-        )
-        require_shared_pairs(method, data.clients)
-    strategy = STRATEGIES[base](
-        tensor_infos(network), modules, params.train.weights, params.train.statistics
-    )
+    base, names = parts(method)
+    strategy = assemble(base, names, params, tensor_infos(network), data.clients)
+    if "mim" in names and params.mim.bank != "prototype":
+        require_shared_pairs(method, strategy.clients)
     if isinstance(strategy, Prior):
         locations = np.unique(np.concatenate([client.locations for client in data.clients]))
         strategy.frequencies = torch.from_numpy(data.labels[locations].mean(axis=0)).float()
     return strategy
+
+
+def assemble(
+    base: str,
+    names: tuple[str, ...],
+    params: Params,
+    tensors: list[TensorInfo],
+    clients: list[Client],
+) -> Strategy:
+    """A strategy by the name of its base and its modules; whose tensors these are is open."""
+    modules: list[Module] = []
+    if "mim" in names and params.mim.bank == "prototype":
+        modules.append(
+            Prototypes("mim", weight=params.mim.weight, temperature=params.mim.temperature)
+        )
+    elif "mim" in names:
+        mim = params.mim
+        modules.append(
+            Mim(
+                weight=mim.weight,
+                temperature=mim.temperature,
+                negatives=mim.negatives,
+                bank=mim.bank,  # type: ignore[arg-type]
+            )
+        )
+    if "prototypes" in names:
+        own = params.algorithms.prototypes
+        modules.append(Prototypes("prototypes", weight=own.weight, temperature=own.temperature))
+    hyper = getattr(params.algorithms, base, None)
+    return STRATEGIES[base](
+        tensors, clients, hyper, modules, params.train.weights, params.train.statistics
+    )
 
 
 def require_shared_pairs(method: str, clients: list[Client]) -> None:
@@ -71,7 +91,7 @@ def require_shared_pairs(method: str, clients: list[Client]) -> None:
     for client in clients:
         for q, locations in client.train.items():
             by_modality.setdefault(q, []).append(locations)
-    pools = [np.unique(np.concatenate(parts)) for parts in by_modality.values()]
+    pools = [np.unique(np.concatenate(found)) for found in by_modality.values()]
     shared = sum(len(np.intersect1d(a, b)) for i, a in enumerate(pools) for b in pools[i + 1 :])
     if not shared:
         raise UserError(
@@ -84,31 +104,30 @@ def tensor_infos(network: Network) -> list[TensorInfo]:
     """The network's state_dict, described for the strategies."""
     infos = []
     for key, described in network.describe_keys().items():
-        name = described.canonical if described.shared and described.kind == "parameter" else key
+        shared = described.shared and described.kind == "parameter"
         infos.append(
             TensorInfo(
                 key,
-                name,
+                described.canonical if shared else key,
                 described.modality,
                 described.kind,
                 described.is_norm,
-                described.shared and described.kind == "parameter",
+                shared,
             )
         )
     assert {info.key for info in infos} == set(network.state_dict())
     return infos
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA where there is one.
+def choose_devices(name: str) -> list[torch.device]:
+    """`auto` takes every CUDA device that is visible, else the processor.
 
     Raises:
         UserError: the name is unknown, or cuda was asked for and is not there.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device: found {name}, expected auto, cpu or cuda")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
+    count = torch.cuda.device_count() if name != "cpu" and torch.cuda.is_available() else 0
+    if name == "cuda" and not count:
         raise UserError("--device: found no CUDA device, expected one for cuda; use --device cpu")
-    return torch.device(name)
+    return [torch.device("cuda", place) for place in range(count)] or [torch.device("cpu")]

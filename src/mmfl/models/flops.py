@@ -43,24 +43,24 @@ FORMULAS = {
 
 
 def training_flops(
-    network: Network, modalities: tuple[str, ...], size: int, *, projected: bool, batch: int = 8
+    network: Network,
+    modalities: tuple[str, ...],
+    size: int,
+    *,
+    projected: bool = False,
+    extra_forwards: int = 0,
+    batch: int = 8,
 ) -> float:
     """FLOPs of one training step (forward and backward) per sample of a client.
 
-    The network's running statistics are left as they were.
+    projected: the loss reaches the projection heads. extra_forwards: forward passes with
+    projection and without gradient (MOON). The network's running statistics are left as they were.
     """
-    device = next(network.parameters()).device
     before = {key: value.clone() for key, value in network.state_dict().items()}
     network.train()
+    inputs = {q: _images(network, q, size, batch) for q in modalities}
     with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
-        features = {}
-        for q in modalities:
-            first = network.backbone(q).stem[0]
-            assert isinstance(first, nn.Conv2d)
-            x = torch.randn(
-                batch, first.in_channels, size, size, generator=torch.Generator().manual_seed(0)
-            )
-            features[q] = network.features(q, x.to(device))
+        features = {q: network.features(q, x) for q, x in inputs.items()}
         total = network.classify(features).square().mean()
         if len(features) > 1:
             total = total + sum(
@@ -69,6 +69,19 @@ def training_flops(
         if projected:
             total = total + sum(network.project(q, z).square().mean() for q, z in features.items())
         total.backward()
+        with torch.no_grad():
+            for _ in range(extra_forwards):
+                for q, x in inputs.items():
+                    network.project(q, network.features(q, x))
     network.zero_grad(set_to_none=True)
     network.load_state_dict(before)
     return counter.get_total_flops() / batch
+
+
+def _images(network: Network, modality: str, size: int, batch: int) -> torch.Tensor:
+    parameter = next(network.parameters())
+    first = network.backbone(modality).stem[0]
+    assert isinstance(first, nn.Conv2d)
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, first.in_channels, size, size, generator=source)
+    return x.to(parameter.device)

@@ -14,10 +14,10 @@ from mmfl.errors import UserError
 from mmfl.evaluation.protocol import COLUMNS, Bench, client_rows, own_rows, union_rows
 from mmfl.federation import checkpoint
 from mmfl.federation.data import Data, Normaliser, Statistics
-from mmfl.federation.loop import shown_policy, standardised
-from mmfl.federation.setup import build_network, build_strategy, choose_device
+from mmfl.federation.setup import build_network, build_strategy, choose_devices
+from mmfl.federation.task import shown_policy, standardised
 from mmfl.files import atomic, read_json
-from mmfl.params import Params, RunSpec, find_entry, resolve, runs
+from mmfl.params import Params, RunSpec, find_entry, resolve, runs_of
 from mmfl.strategies.base import POLICIES, Server, Strategy
 
 log = logging.getLogger(__name__)
@@ -37,19 +37,19 @@ def run(
 ) -> None:
     """Score every seed of a method. `trained` and `out` are the folders runs/ and scores/."""
     torch.set_num_threads(1)
-    own = resolve(params, find_entry(params, method, variant))
+    item = find_entry(params, method, variant)
+    own = resolve(params, item)
     frame = read_manifest(manifest)
     data = Data(patches, frame, own.train.bands, own.train.size)
     data.preload()
-    for spec in runs(params, archive):
-        if (spec.method, spec.variant) == (method, variant):
-            described = read_json(trained / spec.path / "run.json", "train")
-            if described.get("partition_sha256") != content_hash(frame):
-                raise UserError(
-                    f"{trained / spec.path}: trained on another partition than {manifest}; "
-                    "run train again"
-                )
-            evaluate_one(spec, own, data, described, trained, out, choose_device(device))
+    for spec in runs_of(params, archive, item):
+        described = read_json(trained / spec.path / "run.json", "train")
+        if described.get("partition_sha256") != content_hash(frame):
+            raise UserError(
+                f"{trained / spec.path}: trained on another partition than {manifest}; "
+                "run train again"
+            )
+        evaluate_one(spec, own, data, described, trained, out, choose_devices(device)[0])
 
 
 def evaluate_one(
@@ -88,7 +88,7 @@ def evaluate_one(
     rows = []
     fused = np.empty(0)
     for policy in _policies(strategy, shown):
-        ensembles = strategy.evaluation_view(server, data.clients, policy)
+        ensembles = strategy.evaluation_view(server, policy)
         found, probabilities = union_rows(
             bench, ensembles, policy, test, validation, params.evaluate.rates,
             detailed=policy == shown,
@@ -97,7 +97,7 @@ def evaluate_one(
         if policy == shown:
             fused = probabilities
     if spec.method == "local":
-        alone = strategy.evaluation_view(server, data.clients, shown)
+        alone = strategy.evaluation_view(server, shown)
         experts = [expert for ensemble in alone for expert in ensemble]
         rows += client_rows(bench, experts, test, shown)
     rows += own_rows(bench, _own_experts(strategy, server, data), _own_test(data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import logging
@@ -21,20 +22,23 @@ from mmfl.cache import Unit
 from mmfl.clients.manifest import content_hash, read_manifest
 from mmfl.federation import checkpoint
 from mmfl.federation.data import Data, Normaliser, Statistics
-from mmfl.federation.loop import Federation, Row, federate
-from mmfl.federation.setup import build_network, build_strategy, choose_device
+from mmfl.federation.loop import BEST, Federation, Row, federate
+from mmfl.federation.setup import build_network, build_strategy, choose_devices
+from mmfl.federation.task import Classification, Task
+from mmfl.federation.workers import Build, deterministic
 from mmfl.files import digest, file_sha256, write_json, write_text
 from mmfl.models.flops import training_flops
 from mmfl.models.network import initialise
-from mmfl.params import Params, RunSpec, find_entry, resolve, runs
+from mmfl.params import Params, RunSpec, find_entry, resolve, runs_of
+from mmfl.strategies.base import Strategy
 from mmfl.units import train_unit
 
 WORK = ".work"  # checkpoints of a run in progress, within its cache unit
-DESCRIBED = {"train", "model", "whitening", "mim"}
+DESCRIBED = {"train", "model", "whitening", "mim", "algorithms", "participation"}
 MEASURED = ".measured.json"
 log = logging.getLogger(__name__)
 ROUND_COLUMNS = (
-    "round", "client", "modality", "samples", "steps", "loss", "loss_mim",
+    "round", "client", "modality", "state", "samples", "steps", "loss", "loss_terms",
     "bytes_up", "bytes_down", "flops", "val_map",
 )  # fmt: skip
 
@@ -51,14 +55,17 @@ def run(
     measured: Path,
     device: str = "auto",
     fresh: bool = False,
+    workers: int = 1,
 ) -> None:
     """Train every seed of a method, or take finished ones from the cache.
 
     `out` and `measured` are the folders runs/ and measured/; a run's place in them is
-    `RunSpec.path`.
+    `RunSpec.path`. With `workers` > 1 the clients of a round run in that many processes; the
+    result is the same to the bit.
     """
-    own = resolve(params, find_entry(params, method, variant))
-    chosen = [r for r in runs(params, archive) if (r.method, r.variant) == (method, variant)]
+    item = find_entry(params, method, variant)
+    own = resolve(params, item)
+    chosen = runs_of(params, archive, item)
     frame = read_manifest(manifest)
     inputs = {"partition": content_hash(frame), "patches": patches_digest(patches)}
     data: Data | None = None
@@ -72,7 +79,9 @@ def run(
             if data is None:
                 data = Data(patches, frame, own.train.bands, own.train.size)
                 data.preload()
-            train_one(spec, own, data, unit, inputs, choose_device(device))
+            devices = choose_devices(device)
+            build = functools.partial(rebuild, spec, own, patches, manifest, devices)
+            train_one(spec, own, data, unit, inputs, devices, workers, build)
         unit.materialise(out / spec.path)
         _publish_measured(unit, measured / spec.path.with_suffix(".json"))
 
@@ -83,26 +92,26 @@ def train_one(
     data: Data,
     unit: Unit,
     inputs: dict[str, str],
-    device: torch.device,
+    devices: list[torch.device],
+    workers: int = 1,
+    build: Build | None = None,
 ) -> None:
     """Train one seed in the cache; its work in progress stays beside its results."""
-    torch.set_num_threads(1)  # the same bits on every machine with one instruction set
-    torch.set_deterministic_debug_mode("error")
-    torch.backends.cudnn.benchmark = False
-    network = build_network(spec.method, params, len(data.classes))
-    initialise(network, spec.seed)
-    initial = {key: value.detach().clone() for key, value in network.state_dict().items()}
-    network.to(device)
-    strategy = build_strategy(spec.method, params, network, data)
-    statistics = data.statistics(params.train.normalisation)
-    flops = {c.modalities: 0.0 for c in strategy.participants(data.clients)}
+    deterministic()
+    task, strategy, statistics = parts_of(spec, params, data, devices[0])
+    initial = {k: v.detach().cpu().clone() for k, v in task.network.state_dict().items()}
+    flops = {c.modalities: 0.0 for c in strategy.clients}
     for modalities in flops:
         flops[modalities] = training_flops(
-            network, modalities, params.train.size, projected=bool(strategy.modules)
-        )
+            task.network, modalities, params.train.size,
+            projected=bool(strategy.modules) or strategy.extra_forwards > 0,
+            extra_forwards=strategy.extra_forwards,
+        )  # fmt: skip
+
     fed = Federation(
-        network, strategy, data, Normaliser(statistics, data), params, spec.seed, device,
-        lambda modalities: flops[modalities], unit.folder / WORK, f"{spec.label} seed {spec.seed}",
+        task, strategy, params, spec.seed, lambda modalities: flops[modalities],
+        unit.folder / WORK, f"{spec.label} seed {spec.seed}", identity(spec, params, inputs),
+        workers, build if devices[0].type == "cuda" else None,
     )  # fmt: skip
     begun, started = time.perf_counter(), datetime.now(UTC)
     server, rows = federate(fed, initial)
@@ -110,26 +119,70 @@ def train_one(
 
     out = unit.folder
     checkpoint.save(out / "model.safetensors", server, {})
-    best = unit.folder / WORK / "best.safetensors"
+    best = unit.folder / WORK / BEST
     best_server = checkpoint.read(best)[0] if best.exists() else server
-    checkpoint.save(out / "best.safetensors", best_server, {})
+    checkpoint.save(out / BEST, best_server, {})
     write_text(out / "rounds.csv", rounds_csv(rows))
     write_json(
         out / "run.json", describe(spec, params, data, rows, flops, statistics, inputs, initial)
     )
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    each = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # the largest worker
     write_json(
         unit.folder / MEASURED,
         {
             "seconds": seconds,
             "seconds_per_round": seconds / max(params.train.rounds, 1),
-            "peak_memory_mb": usage,
-            "device": str(device),
+            "seconds_in_steps": fed.seconds.get("steps", 0.0),
+            "workers": workers,
+            "peak_memory_mb": max(own, each),
+            "device": ", ".join(map(str, devices)),
             "started": started.isoformat(timespec="seconds"),
         },
     )
     unit.complete()
     shutil.rmtree(unit.folder / WORK, ignore_errors=True)
+
+
+def parts_of(
+    spec: RunSpec, params: Params, data: Data, device: torch.device
+) -> tuple[Classification, Strategy, Statistics]:
+    """The task of a run, its strategy, and the statistics that standardise its inputs."""
+    network = build_network(spec.method, params, len(data.classes))
+    initialise(network, spec.seed)
+    strategy = build_strategy(spec.method, params, network, data)
+    statistics = data.statistics(params.train.normalisation)
+    normaliser = Normaliser(statistics, data)
+    task = Classification(network, data, normaliser, params, spec.seed, device)
+    return task, strategy, statistics
+
+
+def rebuild(
+    spec: RunSpec,
+    params: Params,
+    patches: Path,
+    manifest: Path,
+    devices: list[torch.device],
+    place: int,
+) -> tuple[Task, Strategy]:
+    """The task of a worker that could not be forked; workers share the devices in turn."""
+    data = Data(patches, read_manifest(manifest), params.train.bands, params.train.size)
+    data.preload()
+    return parts_of(spec, params, data, devices[place % len(devices)])[:2]
+
+
+def identity(spec: RunSpec, params: Params, inputs: dict[str, str]) -> dict[str, Any]:
+    """What decides the bits of a round; the number of rounds does not."""
+    described = params.model_dump(mode="json", include=DESCRIBED)
+    for key in ("methods", "seeds", "rounds"):
+        described["train"].pop(key)
+    return {
+        "method": spec.method,
+        "seed": spec.seed,
+        "parameters": described,
+        "inputs": inputs,
+        "code": code.digest("train"),
+    }
 
 
 def describe(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -28,6 +28,15 @@ def weighted_sums(
             term = value.double() * (weight / totals[key])
             sums[key] = sums[key] + term if key in sums else term
     return sums
+
+
+def sums(parts: Iterable[dict[Key, Tensor]]) -> dict[Key, Tensor]:
+    """Sum per key in the order given; keys that nobody has are absent."""
+    totals: dict[Key, Tensor] = {}
+    for part in parts:
+        for key, value in part.items():
+            totals[key] = totals[key] + value if key in totals else value
+    return totals
 
 
 def add(value: Tensor, delta: Tensor) -> Tensor:

@@ -1,24 +1,30 @@
 """What an algorithm is: data plus a few small functions. The round loop knows no algorithm's name.
 
-A `Strategy` declares groups of tensors (who shares what), may add loss terms or edit gradients,
-and turns the clients' updates into the next server state. The default is MF, multi-modal FedAvg
-(docs/method.md, section 2). A `Module` (MIM) adds to a strategy without owning any weights.
+A `Strategy` declares groups of tensors (who shares what) and named state, may add loss terms or
+edit gradients, and turns the clients' updates into the next server state. The default is MF,
+multi-modal FedAvg (docs/method.md, section 2). A `Module` (MIM, prototypes) adds to a strategy
+without owning any weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from mmfl.models.ensemble import Ensemble, Expert
 from mmfl.strategies import aggregation
 
 Address = tuple[str, str]
-"""Where a tensor lives on the server: (scope, tensor name)."""
+"""Where a tensor lives: (scope, tensor name)."""
+Tensors = dict[Address, Tensor]
+Slots = dict[str, Tensors]
+"""Named state, e.g. "scaffold.c": a tensor at every address of a parameter."""
 
 POLICIES = ("modality", "average", "local")
 """How running statistics of normalisation layers travel; see `aggregation.combine_statistics`."""
@@ -48,12 +54,12 @@ class Client:
     modalities: tuple[str, ...]
     train: dict[str, np.ndarray]
 
-    @property
+    @cached_property
     def locations(self) -> np.ndarray:
         """All training locations of the client, sorted, each once."""
         return np.unique(np.concatenate(list(self.train.values())))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """n_i: number of the client's training locations."""
         return len(self.locations)
@@ -70,29 +76,28 @@ class Group:
 
 @dataclass
 class Server:
-    """Everything that the server keeps between rounds, as named tensors (float32 if not noted)."""
+    """The federation between two rounds.
 
-    parameters: dict[Address, Tensor]
-    statistics: dict[str, dict[Address, Tensor]]
-    state: dict[str, Tensor] = field(default_factory=dict)
+    `clients[id]` is what that client keeps for itself; it is here because a simulation has to
+    keep it somewhere, never travels, and changes only when an update of the client is accepted.
+    """
+
+    parameters: Tensors
+    statistics: dict[str, Tensors]
+    state: Slots = field(default_factory=dict)
+    clients: dict[str, Slots] = field(default_factory=dict)
     round: int = 0
 
 
 @dataclass
 class Broadcast:
-    """What goes down to one client: parameters by state_dict key, and declared extras."""
+    """What goes down to one client. `bytes` counts what travels: nothing that is its own."""
 
     round: int
-    parameters: dict[str, Tensor]
-    extras: dict[str, Tensor]
+    parameters: Tensors
+    extras: Slots
     statistics_bytes: int = 0
-
-    @property
-    def bytes(self) -> int:
-        """Bytes on the wire; statistics are counted once, for the policy in use."""
-        return (
-            nbytes(self.parameters.values()) + nbytes(self.extras.values()) + self.statistics_bytes
-        )
+    bytes: int = 0
 
 
 @dataclass
@@ -101,65 +106,125 @@ class Update:
 
     After K steps with momentum m a running statistic is r_K = (1-m)^K r_0 + c whatever the
     policy's r_0; `statistics` holds c and `decay` the factor, so one local training serves
-    every policy.
+    every policy. `kept` does not travel: it is the client's own state after the round.
     """
 
     client: str
     size: int
     steps: int
-    delta: dict[Address, Tensor]
+    delta: Tensors
     statistics: dict[str, Tensor]
     decay: dict[str, float]
-    extras: dict[str, Tensor] = field(default_factory=dict)
+    extras: Slots = field(default_factory=dict)
+    kept: Slots = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
-    wire_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    bytes: int = 0
+
+
+@dataclass
+class Batch:
+    """One local step's data and what the network made of it.
+
+    Attributes:
+        locations: (B,) int64, rows of the label table.
+        present: modality -> (B,) bool.
+        inputs: modality -> (B_q, C, H, W), standardised, for the rows `present[q]`.
+        features: modality -> (B_q, D), for the same rows.
+        labels: (B, P) float.
+        loss: the task's loss, a scalar.
+    """
+
+    locations: np.ndarray
+    present: dict[str, np.ndarray]
+    inputs: dict[str, Tensor]
+    features: dict[str, Tensor]
+    labels: Tensor
+    loss: Tensor
 
 
 @dataclass
 class Context:
-    """What a strategy sees at one local step.
+    """What a strategy sees of one client in one round.
 
     Attributes:
-        locations: (B,) int64, rows of the label table.
-        features: modality -> (B_q, D), for the rows `present[q]` of the batch.
-        present: modality -> (B,) bool.
+        parameters: the parameters being trained, w_i.
+        start: their values as received, w.
+        kept: what the client kept from its last accepted round.
+        rate: eta of the local optimiser.
+        momentum: rho of the local optimiser.
+        steps: local steps taken so far; K_i at the end.
+        batch: data of the current step.
+        memory: scratch space of this client and round.
     """
 
     network: Any
     client: Client
     broadcast: Broadcast
-    last_epoch: bool
-    locations: np.ndarray
-    features: dict[str, Tensor]
-    present: dict[str, np.ndarray]
-    memory: dict[str, Any]
+    parameters: dict[Address, nn.Parameter]
+    start: Tensors
+    kept: Slots
+    rate: float
+    momentum: float
+    steps: int = 0
+    last_epoch: bool = False
+    batch: Batch | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    def own(self, slot: str) -> Tensors:
+        """State that the client keeps for each of its parameters; zero before its first round."""
+        kept = self.kept.get(slot, {})
+        return {
+            a: kept[a].to(w.device) if a in kept else torch.zeros_like(w)
+            for a, w in self.start.items()
+        }
+
+    def received(self, slot: str) -> Tensors:
+        """State of the server for each of the client's parameters."""
+        return {a: t.to(self.start[a].device) for a, t in self.broadcast.extras[slot].items()}
+
+    def drift(self) -> Tensors:
+        """w_i - w at this step, without gradient."""
+        with torch.no_grad():
+            found = torch._foreach_sub(list(self.parameters.values()), list(self.start.values()))
+        return dict(zip(self.parameters, found, strict=True))
+
+    def add_to_gradient(self, values: Tensors, scale: float | dict[Address, float] = 1.0) -> None:
+        """grad += scale * values; parameters that the loss did not reach have gradient 0."""
+        with torch.no_grad():
+            for address, parameter in self.parameters.items():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                factor = scale[address] if isinstance(scale, dict) else scale
+                parameter.grad.add_(values[address], alpha=factor)
 
 
 class Module:
-    """An addition to a strategy: loss terms and name-spaced state (see `modules/`)."""
+    """An addition to a strategy: loss terms and state in a slot of its own (see `modules/`)."""
 
     name = ""
+
+    def bind(self, clients: Sequence[Client]) -> None:
+        """Learn who trains."""
 
     def fresh(self, client: Client) -> bool:
         """Whether this client makes an extra forward pass before the round."""
         return False
 
-    def broadcast(self, server: Server, client: Client) -> dict[str, Tensor]:
-        """Extras that go down to this client."""
+    def broadcast(self, server: Server, client: Client) -> Tensors:
+        """What goes down to this client, in the slot `name`."""
         return {}
 
     def loss(self, context: Context) -> Tensor | None:
         """A weighted loss term of the step, or None."""
         return None
 
-    def finish(
-        self, client: Client, broadcast: Broadcast, memory: dict[str, Any]
-    ) -> dict[str, Tensor]:
-        """Extras that go up from this client."""
+    def finish(self, client: Client, memory: dict[str, Any]) -> Tensors:
+        """What goes up from this client, in the slot `name`."""
         return {}
 
-    def receive(self, server: Server, extras: dict[str, dict[str, Tensor]]) -> None:
-        """Take the clients' extras, client id -> name -> tensor, into `server.state`."""
+    def receive(self, server: Server, uploads: dict[str, Tensors]) -> None:
+        """Take the clients' uploads, client id -> tensors, into `server.state[name]`."""
 
 
 class Strategy:
@@ -167,23 +232,51 @@ class Strategy:
 
     Server step: w += sum_i p_i delta_i per scope (McMahan et al., 1602.05629, algorithm 1, with
     the weights of docs/method.md). Subclasses override what differs.
+
+    Args:
+        hyper: own hyper-parameters, a section of `params.algorithms`.
+        weights: nu_i = n_i (`size`) or 1 (`uniform`).
+        policy: which running statistics are shown first.
     """
 
     exchanges = True
     """Whether anything travels between clients and server."""
+    server_state: tuple[str, ...] = ()
+    """Slots of the server, a tensor per parameter, zero at the start."""
+    client_state: tuple[str, ...] = ()
+    """Slots that each client keeps for itself."""
+    downlink: tuple[str, ...] = ()
+    """Slots of the server that a client receives beside its parameters."""
+    uplink: tuple[str, ...] = ()
+    """Slots that a client returns beside its differences."""
+    extra_forwards = 0
+    """Forward passes (features and projection) that a local step adds."""
 
     def __init__(
         self,
         tensors: Sequence[TensorInfo],
+        clients: Sequence[Client],
+        hyper: Any = None,
         modules: Sequence[Module] = (),
         weights: Literal["size", "uniform"] = "size",
         policy: str = "modality",
     ) -> None:
         self.tensors = tuple(tensors)
+        self.hyper = hyper
         self.modules = tuple(modules)
         self.weights = weights
         self.policy = policy
         self._groups = {info.key: self._claim(info) for info in self.tensors}
+        self.population = sorted(clients, key=lambda client: client.id)
+        self.clients = self.trainers(self.population)
+        self.members: dict[str, dict[str, float]] = {}  # scope -> client -> nu_i
+        for client in self.clients:
+            for info in self.own(client):
+                if info.kind == "parameter":
+                    scope = self.address(info, client)[0]
+                    self.members.setdefault(scope, {})[client.id] = self.nu(client.size)
+        for module in self.modules:
+            module.bind(self.clients)
 
     # ---- who shares what ---------------------------------------------------------------------
     def groups(self) -> tuple[Group, ...]:
@@ -206,7 +299,7 @@ class Strategy:
         return [t for t in self.tensors if t.modality is None or t.modality in client.modalities]
 
     def address(self, info: TensorInfo, client: Client) -> Address:
-        """Where the server keeps a client's tensor."""
+        """Where a client's tensor is kept."""
         return self._groups[info.key].scope(info, client), info.name
 
     def statistic_address(self, info: TensorInfo, client: Client, policy: str) -> Address:
@@ -215,20 +308,37 @@ class Strategy:
             return client.id, info.name
         return self.address(info, client)
 
-    # ---- which clients take part ---------------------------------------------------------------
-    def participants(self, clients: Sequence[Client]) -> list[Client]:
-        """The clients that train, in the order of their ids."""
-        return sorted(clients, key=lambda client: client.id)
+    # ---- weights -----------------------------------------------------------------------------
+    def nu(self, size: int) -> float:
+        """nu_i of a client with n_i = `size` locations."""
+        return float(size) if self.weights == "size" else 1.0
 
-    def steps(self, clients: Sequence[Client], batches: Callable[[Client], int]) -> int | None:
-        """A fixed number of steps per round; None: the client's own local epochs."""
+    def share(self, address: Address, client: str) -> float:
+        """pi_i = nu_i / sum nu over all clients of the tensor's scope."""
+        members = self.members[address[0]]
+        return members[client] / sum(members.values())
+
+    def count(self, address: Address) -> int:
+        """N: the number of clients in the tensor's scope."""
+        return len(self.members[address[0]])
+
+    # ---- which clients train -------------------------------------------------------------------
+    def trainers(self, clients: Sequence[Client]) -> list[Client]:
+        """Who trains, given the clients of the partition in the order of their ids."""
+        return list(clients)
+
+    def steps(self, epoch: Callable[[Client], int]) -> int | None:
+        """A fixed number of steps per round; None: the client's own local epochs.
+
+        `epoch` tells how many steps a client's local epochs take.
+        """
         return None
 
     # ---- rounds -----------------------------------------------------------------------------
-    def start(self, initial: dict[str, Tensor], clients: Sequence[Client]) -> Server:
+    def start(self, initial: dict[str, Tensor]) -> Server:
         """The server before round 1: every scope starts from the same initial network."""
         server = Server({}, {policy: {} for policy in POLICIES})
-        for client in clients:
+        for client in self.clients or self.population:
             for info in self.own(client):
                 if info.kind == "parameter":
                     server.parameters.setdefault(self.address(info, client), initial[info.key])
@@ -236,75 +346,103 @@ class Strategy:
                     for policy in POLICIES:
                         place = self.statistic_address(info, client, policy)
                         server.statistics[policy].setdefault(place, initial[info.key])
+        for slot in self.server_state:
+            server.state[slot] = {a: torch.zeros_like(w) for a, w in server.parameters.items()}
         return server
 
     def broadcast(self, server: Server, client: Client) -> Broadcast:
-        """What goes down to a client before its local training."""
-        own = self.own(client)
-        parameters = {
-            t.key: server.parameters[self.address(t, client)] for t in own if t.kind == "parameter"
-        }
-        extras: dict[str, Tensor] = {}
+        """What a client starts its local training from."""
+        own = [self.address(t, client) for t in self.own(client) if t.kind == "parameter"]
+        parameters = {address: server.parameters[address] for address in own}
+        extras: Slots = {s: {a: server.state[s][a] for a in parameters} for s in self.downlink}
         for module in self.modules:
-            extras |= module.broadcast(server, client)
-        return Broadcast(server.round, parameters, extras, self.statistics_bytes(server, client))
+            tensors = module.broadcast(server, client)
+            if tensors:
+                extras[module.name] = tensors
+        statistics = self.statistics_bytes(server, client)
+        total = self.travelling(parameters, client) + statistics + slot_bytes(extras)
+        return Broadcast(server.round, parameters, extras, statistics, total)
+
+    def travelling(self, parameters: Tensors, client: Client) -> int:
+        """Bytes of those parameters that do not belong to the client alone."""
+        return nbytes(value for (scope, _), value in parameters.items() if scope != client.id)
 
     def statistics_bytes(self, server: Server, client: Client) -> int:
         """Bytes of running statistics in one direction, under the policy in use."""
         if self.policy == "local":
             return 0
-        return nbytes(
-            server.statistics[self.policy][self.address(t, client)]
-            for t in self.own(client)
-            if t.kind == "statistic"
-        )
+        places = [self.address(t, client) for t in self.own(client) if t.kind == "statistic"]
+        return self.travelling({a: server.statistics[self.policy][a] for a in places}, client)
 
-    def local_terms(self, context: Context) -> list[tuple[str, Tensor]]:
-        """Extra terms of the local loss, each already weighted, with their names."""
-        terms = [(module.name, module.loss(context)) for module in self.modules]
-        return [(name, term) for name, term in terms if term is not None]
+    # ---- a client's side -----------------------------------------------------------------------
+    def begin_client(self, context: Context) -> None:
+        """Prepare what the steps of this round need, in `context.memory`."""
+
+    def local_terms(self, context: Context) -> list[Tensor]:
+        """Extra terms of the local loss, each already weighted."""
+        terms = [module.loss(context) for module in self.modules]
+        return [term for term in terms if term is not None]
 
     def edit_gradient(self, context: Context) -> None:
         """Change the gradients before the optimiser's step."""
 
-    def finish_client(
-        self, client: Client, broadcast: Broadcast, memory: dict[str, Any]
-    ) -> dict[str, Tensor]:
-        """Declared extras of the uplink."""
-        extras: dict[str, Tensor] = {}
-        for module in self.modules:
-            extras |= module.finish(client, broadcast, memory)
-        return extras
+    def finish_client(self, context: Context, delta: Tensors) -> tuple[Slots, Slots]:
+        """What goes up (the slots `uplink`) and what the client keeps (`client_state`).
 
-    def server_step(
-        self, server: Server, updates: Sequence[Update], clients: Sequence[Client]
-    ) -> Server:
-        """The next server state. `updates` may come in any order; sums run in order of ids."""
+        `delta` is w_i - w in float64; results are rounded to the parameters' type by the caller.
+        """
+        return {}, {}
+
+    def module_uploads(self, client: Client, memory: dict[str, Any]) -> Slots:
+        """What the modules send up."""
+        found = {module.name: module.finish(client, memory) for module in self.modules}
+        return {name: tensors for name, tensors in found.items() if tensors}
+
+    # ---- the server's side ---------------------------------------------------------------------
+    def server_step(self, server: Server, updates: Sequence[Update]) -> Server:
+        """The next server. `updates` may come in any order; sums run in order of ids."""
         ordered = sorted(updates, key=lambda update: update.client)
-        nu = {u.client: float(u.size) if self.weights == "size" else 1.0 for u in ordered}
-        parameters = dict(server.parameters)
-        for place, delta in aggregation.weighted_sums(
-            [u.delta for u in ordered], list(nu.values())
-        ).items():
-            parameters[place] = aggregation.add(server.parameters[place], delta)
-        statistics = {
-            policy: self._statistics(server.statistics[policy], ordered, nu, clients, policy)
-            for policy in POLICIES
-        }
-        after = Server(parameters, statistics, dict(server.state), server.round + 1)
-        for module in self.modules:
-            module.receive(after, {u.client: u.extras for u in ordered})
+        after = Server(
+            dict(server.parameters),
+            {policy: self._statistics(server, ordered, policy) for policy in POLICIES},
+            {slot: dict(tensors) for slot, tensors in server.state.items()},
+            server.clients | {u.client: u.kept for u in ordered if u.kept},
+            server.round + 1,
+        )
+        for address, change in self.aggregate(after, ordered).items():
+            after.parameters[address] = aggregation.add(server.parameters[address], change)
+        self.receive(after, {u.client: u.extras for u in ordered})
         return after
 
-    def _statistics(
-        self,
-        before: dict[Address, Tensor],
-        updates: Sequence[Update],
-        nu: dict[str, float],
-        clients: Sequence[Client],
-        policy: str,
-    ) -> dict[Address, Tensor]:
-        by_id = {client.id: client for client in clients}
+    def aggregate(self, server: Server, updates: Sequence[Update]) -> Tensors:
+        """What is added to the parameters of every scope that took part, in float64.
+
+        `server.parameters` are those before the round; `server.state` may be replaced.
+        """
+        return self.mean_change(updates)
+
+    def mean_change(self, updates: Sequence[Update]) -> Tensors:
+        """sum_i p_i delta_i per scope."""
+        return aggregation.weighted_sums(
+            [u.delta for u in updates], [self.nu(u.size) for u in updates]
+        )
+
+    def population_sum(self, updates: Sequence[Update], slot: str) -> Tensors:
+        """sum_i pi_i x_i of an uplink slot: over participants, weighted in the whole scope."""
+        return aggregation.sums(
+            {a: self.share(a, u.client) * x.double() for a, x in u.extras[slot].items()}
+            for u in updates
+        )
+
+    def receive(self, server: Server, uploads: dict[str, Slots]) -> None:
+        """Hand the clients' uploads to the modules that they belong to."""
+        for module in self.modules:
+            own = {c: slots[module.name] for c, slots in uploads.items() if module.name in slots}
+            module.receive(server, own)
+
+    def _statistics(self, server: Server, updates: Sequence[Update], policy: str) -> Tensors:
+        before = server.statistics[policy]
+        by_id = {client.id: client for client in self.clients}
         infos = {t.key: t for t in self.tensors if t.kind == "statistic"}
         scopes: dict[str, list[tuple[float, dict[str, Tensor]]]] = {}
         for update in updates:
@@ -315,32 +453,34 @@ class Strategy:
                 moved = update.decay[key] * before[scope, name].double() + constant.double()
                 local.setdefault(scope, {})[name] = moved
             for scope, tensors in local.items():
-                scopes.setdefault(scope, []).append((nu[update.client], tensors))
+                scopes.setdefault(scope, []).append((self.nu(update.size), tensors))
         after = dict(before)
         for scope, members in scopes.items():
             for name, value in aggregation.combine_statistics(
                 members, pooled=policy == "modality"
             ).items():
-                after[scope, name] = value.float()
+                after[scope, name] = value.to(before[scope, name].dtype)
         return after
 
     # ---- evaluation --------------------------------------------------------------------------
-    def evaluation_view(
-        self, server: Server, clients: Sequence[Client], policy: str
-    ) -> list[Ensemble]:
+    def evaluation_view(self, server: Server, policy: str) -> list[Ensemble]:
         """The models under test; scores are averaged over the ensembles of the list."""
-        return [(self.expert(server, _everyone(clients), policy),)]
+        return [(self.expert(server, everyone(self.population), policy),)]
 
     def expert(self, server: Server, client: Client, policy: str) -> Expert:
         """The model that a (possibly imagined) client would see under a policy."""
         tensors = {}
         for info in self.own(client):
             if info.kind == "parameter":
-                tensors[info.key] = server.parameters[self.address(info, client)]
+                tensors[info.key] = self.tested(server, info, client)
             elif info.kind == "statistic":
                 place = self.statistic_address(info, client, policy)
                 tensors[info.key] = server.statistics[policy][place]
         return Expert(client.id, client.modalities, tensors)
+
+    def tested(self, server: Server, info: TensorInfo, client: Client) -> Tensor:
+        """A parameter of the model that a client would see."""
+        return server.parameters[self.address(info, client)]
 
 
 def _modality(info: TensorInfo, client: Client) -> str:
@@ -348,7 +488,8 @@ def _modality(info: TensorInfo, client: Client) -> str:
     return info.modality
 
 
-def _everyone(clients: Sequence[Client]) -> Client:
+def everyone(clients: Sequence[Client]) -> Client:
+    """An imagined client that holds every modality."""
     modalities = tuple(sorted({q for client in clients for q in client.modalities}))
     return Client("all", "all", modalities, {})
 
@@ -356,3 +497,8 @@ def _everyone(clients: Sequence[Client]) -> Client:
 def nbytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of some tensors together."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def slot_bytes(slots: Slots) -> int:
+    """Bytes of all tensors of some slots."""
+    return nbytes(tensor for tensors in slots.values() for tensor in tensors.values())

@@ -16,7 +16,7 @@ class LateFusion(Strategy):
         *rest, _ = super().groups()
         return (*rest, Group("per federation", lambda t: True, _federation))
 
-    def participants(self, clients: Sequence[Client]) -> list[Client]:
+    def trainers(self, clients: Sequence[Client]) -> list[Client]:
         for client in clients:
             if len(client.modalities) > 1:
                 raise UserError(
@@ -24,12 +24,10 @@ class LateFusion(Strategy):
                     f"{'+'.join(client.modalities)}, expected one modality per client; "
                     "use the assignment duplicate or disjoint"
                 )
-        return super().participants(clients)
+        return list(clients)
 
-    def evaluation_view(
-        self, server: Server, clients: Sequence[Client], policy: str
-    ) -> list[Ensemble]:
-        modalities = sorted({q for client in clients for q in client.modalities})
+    def evaluation_view(self, server: Server, policy: str) -> list[Ensemble]:
+        modalities = sorted({q for client in self.clients for q in client.modalities})
         federations = [Client(q, q, (q,), {}) for q in modalities]
         return [tuple(self.expert(server, member, policy) for member in federations)]
 

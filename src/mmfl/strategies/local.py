@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from mmfl.models.ensemble import Ensemble
 from mmfl.strategies.base import Client, Group, Server, Strategy
 
@@ -16,12 +14,10 @@ class Local(Strategy):
     def groups(self) -> tuple[Group, ...]:
         return (Group("own", lambda t: True, lambda t, c: c.id),)
 
-    def evaluation_view(
-        self, server: Server, clients: Sequence[Client], policy: str
-    ) -> list[Ensemble]:
+    def evaluation_view(self, server: Server, policy: str) -> list[Ensemble]:
         """One ensemble per group: the mean probability of the group's clients."""
         groups: dict[str, list[Client]] = {}
-        for client in self.participants(clients):
+        for client in self.clients:
             groups.setdefault(client.group, []).append(client)
         return [
             tuple(self.expert(server, client, policy) for client in members)

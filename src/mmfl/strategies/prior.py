@@ -7,26 +7,26 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mmfl.models.ensemble import Ensemble, Expert
-from mmfl.strategies.base import Client, Server, Strategy
+from mmfl.strategies.base import Client, Server, Strategy, everyone
+
+PLACE = ("all", "frequencies")
 
 
 class Prior(Strategy):
-    """No client trains; `start` keeps the frequencies, found by the round loop's data."""
+    """No client trains; `start` keeps the frequencies, which `setup` counts in the labels."""
 
     exchanges = False
     frequencies: Tensor | None = None
 
-    def participants(self, clients: Sequence[Client]) -> list[Client]:
+    def trainers(self, clients: Sequence[Client]) -> list[Client]:
         return []
 
-    def start(self, initial: dict[str, Tensor], clients: Sequence[Client]) -> Server:
+    def start(self, initial: dict[str, Tensor]) -> Server:
         server = Server({}, {"modality": {}, "average": {}, "local": {}})
         assert self.frequencies is not None
-        server.state["prior.frequencies"] = self.frequencies
+        server.state["prior"] = {PLACE: self.frequencies}
         return server
 
-    def evaluation_view(
-        self, server: Server, clients: Sequence[Client], policy: str
-    ) -> list[Ensemble]:
-        modalities = tuple(sorted({q for client in clients for q in client.modalities}))
-        return [(Expert("prior", modalities, {}, server.state["prior.frequencies"]),)]
+    def evaluation_view(self, server: Server, policy: str) -> list[Ensemble]:
+        modalities = everyone(self.population).modalities
+        return [(Expert("prior", modalities, {}, server.state["prior"][PLACE]),)]

@@ -16,22 +16,22 @@ import torch
 from torch import Tensor
 
 from mmfl.models.losses import ntxent
-from mmfl.strategies.base import Broadcast, Client, Context, Module, Server
+from mmfl.strategies.base import Client, Context, Module, Server, Tensors
 
 
 class Mim(Module):
     """lambda * L_MIM on the pairs of a batch whose other modality is known.
 
     `harvest`: v is kept from the last local epoch and used in the next round, so round 1 has no
-    MIM term. `fresh`: an extra forward pass before the round. A client that holds both
-    modalities needs no exchange. State: `mim.<modality>.ids` (n,) int64, `.values` (n, d).
+    MIM term. `fresh`: an extra forward pass before the round. A client that holds several
+    modalities needs no exchange for its own pairs. State, per modality: `ids` (n,) int64, sorted,
+    and `values` (n, d).
     """
 
     name = "mim"
 
     def __init__(
         self,
-        clients: Sequence[Client],
         *,
         weight: float,
         temperature: float,
@@ -42,33 +42,30 @@ class Mim(Module):
         self.temperature = temperature
         self.negatives = negatives
         self.bank = bank
+        self.wanted: dict[str, dict[str, np.ndarray]] = {}
+
+    def bind(self, clients: Sequence[Client]) -> None:
         self.wanted = {client.id: _wanted(client, clients) for client in clients}
 
     def fresh(self, client: Client) -> bool:
         return self.bank == "fresh" and any(len(ids) for ids in self.wanted[client.id].values())
 
-    def broadcast(self, server: Server, client: Client) -> dict[str, Tensor]:
+    def broadcast(self, server: Server, client: Client) -> Tensors:
         """The bank's entries of the client's own pairs, in the modalities that it lacks."""
-        extras = {}
-        for name, ids in server.state.items():
-            if not (name.startswith("mim.") and name.endswith(".ids")):
-                continue
-            modality = name.split(".")[1]
-            if modality in client.modalities:
-                continue
+        sent: Tensors = {}
+        for q, ids, values in _entries(server.state.get(self.name, {})):
             held = torch.from_numpy(np.isin(ids.numpy(), client.locations))
-            if held.any():
-                extras[f"mim.{modality}.ids"] = ids[held]
-                extras[f"mim.{modality}.values"] = server.state[f"mim.{modality}.values"][held]
-        return extras
+            if q not in client.modalities and held.any():
+                sent |= {(q, "ids"): ids[held], (q, "values"): values[held]}
+        return sent
 
     def loss(self, context: Context) -> Tensor | None:
-        projected = {
-            q: context.network.project(q, features) for q, features in context.features.items()
-        }
+        batch = context.batch
+        assert batch is not None
+        projected = {q: context.network.project(q, z) for q, z in batch.features.items()}
         if self.bank == "harvest" and context.last_epoch:
             for q, u in projected.items():
-                keep(context.memory, q, context.locations[context.present[q]], u)
+                keep(context.memory, q, batch.locations[batch.present[q]], u)
         terms = []
         for q, u in projected.items():
             for other in self._others(context, q):
@@ -80,9 +77,7 @@ class Mim(Module):
         return self.weight * torch.stack(terms).mean()
 
     def _others(self, context: Context, modality: str) -> list[str]:
-        banked = {
-            name.split(".")[1] for name in context.broadcast.extras if name.startswith("mim.")
-        }
+        banked = {q for q, _ in context.broadcast.extras.get(self.name, {})}
         own = {q for q in context.client.modalities if q > modality}  # each own pair once
         return sorted((banked | own) - {modality})
 
@@ -90,25 +85,25 @@ class Mim(Module):
         self, context: Context, q: str, other: str, u: Tensor, projected: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor] | None:
         """Rows of u and v of the locations that have both; None where there is none."""
-        here = context.locations[context.present[q]]
+        batch = context.batch
+        assert batch is not None
+        here = batch.locations[batch.present[q]]
         if other in context.client.modalities:
             if other not in projected:
                 return None
-            there = context.locations[context.present[other]]
+            there = batch.locations[batch.present[other]]
             v = projected[other]
         else:
-            there = context.broadcast.extras[f"mim.{other}.ids"].numpy()
-            v = context.broadcast.extras[f"mim.{other}.values"].to(u.device)
+            bank = context.broadcast.extras[self.name]
+            there, v = bank[other, "ids"].numpy(), bank[other, "values"].to(u.device)
         _, left, right = np.intersect1d(here, there, assume_unique=True, return_indices=True)
         if not len(left):
             return None
         return u[torch.from_numpy(left).to(u.device)], v[torch.from_numpy(right).to(u.device)]
 
-    def finish(
-        self, client: Client, broadcast: Broadcast, memory: dict[str, Any]
-    ) -> dict[str, Tensor]:
+    def finish(self, client: Client, memory: dict[str, Any]) -> Tensors:
         """What goes up: the features of those pairs that another client can use."""
-        extras = {}
+        sent: Tensors = {}
         for q in client.modalities:
             kept = memory.get(f"mim.{q}")
             wanted = self.wanted[client.id][q]
@@ -118,24 +113,29 @@ class Mim(Module):
             values = torch.cat([values for _, values in kept])
             order = np.argsort(ids, kind="stable")
             order = order[np.isin(ids[order], wanted)]
-            extras[f"mim.{q}.ids"] = torch.from_numpy(ids[order])
-            extras[f"mim.{q}.values"] = values[torch.from_numpy(order)]
-        return extras
+            sent[q, "ids"] = torch.from_numpy(ids[order])
+            sent[q, "values"] = values[torch.from_numpy(order)]
+        return sent
 
-    def receive(self, server: Server, extras: dict[str, dict[str, Tensor]]) -> None:
+    def receive(self, server: Server, uploads: dict[str, Tensors]) -> None:
         """Merge uploads into the bank; clients in order of id, a later one replaces an earlier."""
-        modalities = sorted(
-            {n.split(".")[1] for up in extras.values() for n in up if n[:4] == "mim."}
-        )
-        for q in modalities:
-            parts = [extras[c] for c in sorted(extras) if f"mim.{q}.ids" in extras[c]]
-            if f"mim.{q}.ids" in server.state:
-                parts.insert(0, server.state)
-            ids = torch.cat([part[f"mim.{q}.ids"] for part in parts]).numpy()[::-1]
-            values = torch.cat([part[f"mim.{q}.values"] for part in parts]).flip(0)
+        bank = server.state.get(self.name, {})
+        found = [entry for client in sorted(uploads) for entry in _entries(uploads[client])]
+        after = dict(bank)
+        for q in sorted({q for q, _, _ in found}):
+            parts = [(i, v) for name, i, v in (*_entries(bank), *found) if name == q]
+            ids = torch.cat([ids for ids, _ in parts]).numpy()[::-1]
+            values = torch.cat([values for _, values in parts]).flip(0)
             unique, first = np.unique(ids, return_index=True)
-            server.state[f"mim.{q}.ids"] = torch.from_numpy(unique)
-            server.state[f"mim.{q}.values"] = values[torch.from_numpy(first)]
+            after[q, "ids"] = torch.from_numpy(unique)
+            after[q, "values"] = values[torch.from_numpy(first)]
+        if after:
+            server.state[self.name] = after
+
+
+def _entries(bank: Tensors) -> list[tuple[str, Tensor, Tensor]]:
+    """(modality, ids, values) of a bank, by modality."""
+    return [(q, bank[q, "ids"], bank[q, "values"]) for q in sorted({q for q, _ in bank})]
 
 
 def keep(memory: dict[str, Any], modality: str, locations: np.ndarray, u: Tensor) -> None:

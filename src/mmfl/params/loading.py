@@ -1,0 +1,85 @@
+"""Reading a parameter file: one line for the first fault."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mmfl.errors import UserError
+from mmfl.params.schema import Params
+from mmfl.params.sections import MethodEntry
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice: YAML keeps the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key} is given twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path | str = "params.yaml") -> Params:
+    """Read and validate a parameter file.
+
+    Raises:
+        UserError: one line that names the key, what was found and what is expected.
+    """
+    path = Path(path)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: not found; expected a parameter file such as params.yaml"
+        ) from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; expected a parameter file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{path}: not readable as YAML: {text}") from None
+    if not isinstance(data, dict):
+        what = "nothing" if data is None else f"a {type(data).__name__}"
+        raise UserError(f"{path}: found {what}, expected sections such as train:")
+    return validate(data, str(path))
+
+
+def validate(data: dict[str, Any], where: str = "params") -> Params:
+    """Validate a mapping; the first fault becomes one line."""
+    try:
+        return Params.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_one_line(error)}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    key = ".".join(
+        str(part) for part in fault["loc"] if part not in ("str", "MethodEntry", "list[int]")
+    )
+    if fault["type"] == "extra_forbidden":
+        names = _names(fault["loc"][:-1])
+        near = difflib.get_close_matches(str(fault["loc"][-1]), names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+        return f"unknown key {key}; {hint}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: found {fault['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _names(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Params
+    for part in location:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return list(MethodEntry.model_fields)
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,280 @@
+"""The whole parameter file, what may stand together in it, and the runs that it asks for."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from mmfl.errors import UserError
+from mmfl.files import digest
+from mmfl.params.algorithms import ANCHORS, Algorithms, check_optimiser, parts
+from mmfl.params.sections import (
+    ARCHIVES,
+    Download,
+    Evaluate,
+    MethodEntry,
+    Mim,
+    Model,
+    Participation,
+    Partition,
+    Report,
+    Section,
+    Simulate,
+    Split,
+    Train,
+    Tune,
+    Whitening,
+    one_of,
+)
+
+
+class Params(Section):
+    """Everything that changes a result."""
+
+    archives: list[str] = Field(["simulated"], min_length=1)
+    simulate: Simulate = Simulate()  # type: ignore[call-arg]
+    download: Download = Download()  # type: ignore[call-arg]
+    split: Split = Split()  # type: ignore[call-arg]
+    partition: Partition = Partition()  # type: ignore[call-arg]
+    model: Model = Model()  # type: ignore[call-arg]
+    whitening: Whitening = Whitening()  # type: ignore[call-arg]
+    mim: Mim = Mim()  # type: ignore[call-arg]
+    algorithms: Algorithms = Algorithms()  # type: ignore[call-arg]
+    participation: Participation = Participation()  # type: ignore[call-arg]
+    train: Train = Train()  # type: ignore[call-arg]
+    evaluate: Evaluate = Evaluate()  # type: ignore[call-arg]
+    report: Report = Report()  # type: ignore[call-arg]
+    tune: Tune = Tune()  # type: ignore[call-arg]
+
+    @field_validator("archives")
+    @classmethod
+    def _archives(cls, value: list[str]) -> list[str]:
+        for archive in value:
+            one_of(archive, ARCHIVES, "archive")
+        if len(set(value)) != len(value):
+            raise ValueError("archives must be distinct")
+        return value
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Params:
+        for name in self.download.local:
+            one_of(name, tuple(a for a in ARCHIVES if a != "simulated"), "archive")
+        entries = [entry(item) for item in self.train.methods]
+        if len({(item.method, variant(item)) for item in entries}) < len(entries):
+            twice = next(i.method for k, i in enumerate(entries) if i in entries[:k])
+            raise ValueError(f"train.methods: {twice} is listed twice")
+        for item in (*entries, *trials(self)):
+            _check(item.method, resolve(self, item) if item.set else self)
+        counts = {method: len(own) for method, own in _by_method(trials(self)).items()}
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{method} {count}" for method, count in counts.items())
+            raise ValueError(f"tune.trials: found {found}; expected as many for every method")
+        if self.model.share_from_stage is not None:
+            stages = 3 if self.model.backbone == "compact" else 4
+            if self.model.share_from_stage > stages:
+                raise ValueError(
+                    f"model.share_from_stage: {self.model.backbone} has {stages} stages"
+                )
+        if not any(item.method == self.report.baseline and not item.set for item in entries):
+            names = ", ".join(item.method for item in entries)
+            raise ValueError(f"report.baseline: {self.report.baseline} is not trained ({names})")
+        return self
+
+
+def entry(item: str | MethodEntry) -> MethodEntry:
+    """The long form of an item of `train.methods`."""
+    return item if isinstance(item, MethodEntry) else MethodEntry.model_validate({"method": item})
+
+
+def variant(item: MethodEntry) -> str:
+    """`default`, or a short digest of the hyper-parameters that differ."""
+    return digest(item.set, 8) if item.set else "default"
+
+
+def _check(method: str, params: Params) -> None:
+    """Refuse a method that these parameters cannot run, saying why."""
+    base, modules = parts(method)
+    assignment = params.partition.assignment
+    if {"mim", "prototypes"} & set(modules) and len(params.train.bands) < 2:
+        raise ValueError(f"{method} needs two modalities in train.bands")
+    if "mim" in modules and params.mim.bank != "prototype":
+        if assignment in ("disjoint", "alternate") and not base.startswith("centralised"):
+            raise ValueError(
+                f"{method}: the assignment `{assignment}` leaves no shared pair for the feature "
+                "bank; use `duplicate`, `both` or `mixed`, or mim.bank: prototype, or drop mim"
+            )
+        if base == "local" and assignment != "both":
+            raise ValueError(
+                f"{method}: mim needs clients that exchange features, and local ones do not; with "
+                "the assignment `both` each has its own pairs"
+            )
+    elif "mim" in modules and base in ANCHORS:
+        raise ValueError(
+            f"{method}: mim.bank: prototype needs a server that averages over clients, and {base} "
+            "has none; use mf+mim"
+        )
+    if base == "late-fusion" and assignment in ("both", "mixed"):
+        raise ValueError(
+            f"{method}: needs clients with one modality each; drop it from train.methods with the "
+            f"assignment `{assignment}`"
+        )
+    width = params.model.width if params.model.backbone == "compact" else 64
+    if "fw" in modules and width % params.whitening.group:
+        raise ValueError(
+            f"whitening.group: {params.whitening.group} does not divide the {width} "
+            "channels of the first stage (model.width)"
+        )
+    if params.train.optimiser == "adam" and params.train.momentum:
+        raise ValueError("train.momentum belongs to sgd; set it to 0 with adam")
+    check_optimiser(method, params.train.optimiser, params.train.momentum)
+
+
+def trials(params: Params) -> list[MethodEntry]:
+    """Every combination of `tune.trials`, in order."""
+    return [
+        MethodEntry(method=method, set=dict(zip(grid, values, strict=True)))
+        for method, grid in params.tune.trials.items()
+        for values in itertools.product(*grid.values())
+    ]
+
+
+def _by_method(items: list[MethodEntry]) -> dict[str, list[MethodEntry]]:
+    return {m: [item for item in items if item.method == m] for m in {i.method: 0 for i in items}}
+
+
+OWN = ("train", "model", "whitening", "mim", "algorithms")  # sections in which methods may differ
+
+
+def resolve(params: Params, item: MethodEntry) -> Params:
+    """The parameters with an entry's own values in place; only in the sections `OWN`."""
+    data = params.model_dump()
+    valid = [key for section in OWN for key in _keys(data[section], section)]
+    for key, value in item.set.items():
+        if key not in valid:
+            near = difflib.get_close_matches(key, valid, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"train.methods: {item.method} sets unknown key {key!r}{hint}")
+        if key in ("train.methods", "train.seeds", "train.bands"):
+            raise ValueError(f"train.methods: {key} cannot differ between methods")
+        *path, name = key.split(".")
+        functools.reduce(dict.__getitem__, path, data)[name] = value
+    data["train"]["methods"] = ["mf"]
+    data["report"]["baseline"] = "mf"
+    data["tune"] = {}
+    return Params.model_validate(data)
+
+
+def _keys(section: dict[str, Any], prefix: str) -> list[str]:
+    """Dotted names of a section's values; a mapping of values (train.bands) is one."""
+    if prefix != "train.bands" and isinstance(section, dict):
+        return [k for name, value in section.items() for k in _keys(value, f"{prefix}.{name}")]
+    return [prefix]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One trained model: its directory and its cache key derive from this."""
+
+    archive: str
+    clients: str
+    method: str
+    variant: str
+    seed: int
+    label: str
+
+    @property
+    def path(self) -> Path:
+        """`<archive>/<clients>/<method>/<variant>/seed-<n>`, below runs/, scores/, measured/."""
+        return Path(self.archive, self.clients, self.method, self.variant, f"seed-{self.seed}")
+
+
+def clients_name(params: Params) -> str:
+    """`<scenario>-<assignment>-p<seed>`: name of the partition's files."""
+    p = params.partition
+    return f"{p.scenario}-{p.assignment}-p{p.seed}"
+
+
+def runs(params: Params, archive: str) -> list[RunSpec]:
+    """Every run of an archive, in the order of `train.methods` and `train.seeds`."""
+    items = [entry(item) for item in params.train.methods]
+    return [spec for item in items for spec in runs_of(params, archive, item)]
+
+
+def runs_of(params: Params, archive: str, item: MethodEntry) -> list[RunSpec]:
+    """The runs of one entry, a seed each."""
+    return [
+        RunSpec(archive, clients_name(params), item.method, variant(item), seed, label_of(item))
+        for seed in params.train.seeds
+    ]
+
+
+def label_of(item: MethodEntry) -> str:
+    """The name of a row in tables and figures."""
+    if item.label:
+        return item.label
+    own = ", ".join(f"{key.split('.')[-1]}={value}" for key, value in sorted(item.set.items()))
+    return f"{item.method} ({own})" if own else item.method
+
+
+def find_entry(params: Params, method: str, variant_name: str = "default") -> MethodEntry:
+    """The entry of `train.methods`, or the trial of `tune.trials`, with this name and variant."""
+    items = [*(entry(item) for item in params.train.methods), *trials(params)]
+    for item in items:
+        if (item.method, variant(item)) == (method, variant_name):
+            return item
+    known = ", ".join(f"{item.method}/{variant(item)}" for item in items)
+    raise UserError(f"train.methods: no {method}/{variant_name}; known: {known}")
+
+
+def step_values(
+    params: Params, step: str, archive: str, method: str | None = None, variant: str = "default"
+) -> dict[str, Any]:
+    """Exactly the values that change the result of a step (of one method for train, evaluate)."""
+    dump = params.model_dump(mode="json")
+    if step in ("simulate", "download"):
+        if archive == "simulated":
+            return {"simulate": dump["simulate"]}
+        return {"local": dump["download"]["local"].get(archive)}
+    if step == "split":
+        return dump["split"]
+    if step == "partition":
+        return dump["partition"]
+    if step == "train":
+        return train_values(params, method, variant)
+    if step == "evaluate":
+        train = dump["train"]
+        keys = ("seeds", "size", "bands", "normalisation", "statistics")
+        return dump["evaluate"] | {key: train[key] for key in keys}
+    if step == "report":
+        methods = [f"{s.method}/{s.variant}/{s.seed}/{s.label}" for s in runs(params, archive)]
+        return dump["report"] | {"runs": methods}
+    raise ValueError(f"unknown step {step}")
+
+
+def train_values(params: Params, method: str | None, variant_name: str) -> dict[str, Any]:
+    """What decides the weights of a method's runs, seeds included."""
+    if method is None:
+        entries = [entry(item) for item in params.train.methods]
+        return {
+            f"{e.method}/{variant(e)}": train_values(params, e.method, variant(e)) for e in entries
+        }
+    item = find_entry(params, method, variant_name)
+    own = resolve(params, item).model_dump(mode="json")
+    base, modules = parts(method)
+    values = {"train": own["train"] | {"seeds": params.train.seeds}, "model": own["model"]}
+    values["participation"] = own["participation"]
+    hyper = {k: v for k, v in own["algorithms"].items() if k == base or k in modules}
+    if hyper:
+        values["algorithms"] = hyper
+    values["train"].pop("methods")
+    if "fw" in modules:
+        values["whitening"] = own["whitening"]
+    if "mim" in modules:
+        values["mim"] = own["mim"]
+    return values
