@@ -24,10 +24,11 @@ def ntxent(
     if not len(u):
         return (u.sum() + v.sum()) * 0
     with torch.autocast(u.device.type, enabled=False):
-        return _ntxent(_wide(u), _wide(v), temperature, negatives)
+        return _ntxent(wide(u), wide(v), temperature, negatives)
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """float32 of anything narrower; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 

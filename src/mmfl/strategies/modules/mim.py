@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmfl.models.losses import ntxent
+from mmfl.models.losses import ntxent, wide
 from mmfl.strategies.base import Client, Context, Module, Server, Tensors
 
 
@@ -141,7 +141,7 @@ def _entries(bank: Tensors) -> list[tuple[str, Tensor, Tensor]]:
 def keep(memory: dict[str, Any], modality: str, locations: np.ndarray, u: Tensor) -> None:
     """Remember projected features (B, d) of some locations for the upload."""
     memory.setdefault(f"mim.{modality}", []).append(
-        (locations.astype(np.int64), u.detach().float().cpu())
+        (locations.astype(np.int64), wide(u.detach()).cpu())
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmfl.models.losses import wide
 from mmfl.strategies import aggregation
 from mmfl.strategies.base import Client, Context, Module, Server, Tensors
 
@@ -86,7 +87,7 @@ def pull(z: Tensor, means: Tensor, seen: Tensor, labels: Tensor, temperature: fl
     with normalised p, averaged over the patches whose C+ is not empty; 0 where there is none.
     `labels` is (B, P) bool.
     """
-    similar = z.float() @ F.normalize(means.float(), dim=1).T / temperature
+    similar = wide(z) @ F.normalize(wide(means), dim=1).T / temperature
     positive, negative = labels & seen, ~labels & seen
     against = similar.masked_fill(~negative, -torch.inf).logsumexp(1, keepdim=True)
     each = F.softplus(against - similar)  # -log e^s / (e^s + e^against)
@@ -110,7 +111,8 @@ def average(uploads: Sequence[Tensors], modality: str) -> tuple[Tensor, Tensor]:
 
 def _add(memory: dict[str, Any], name: str, z: Tensor, labels: Tensor) -> None:
     """Sums (P, d) and counts (P,) of projections z (B, d) by class, labels (B, P)."""
-    total, count = (labels.T @ z.float()).cpu(), labels.sum(0).cpu()
+    z = wide(z)
+    total, count = (labels.to(z.dtype).T @ z).cpu(), labels.sum(0).cpu()
     if name in memory:
         total, count = memory[name][0] + total, memory[name][1] + count
     memory[name] = (total, count)
