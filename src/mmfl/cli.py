@@ -105,6 +105,7 @@ def partition(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
         clients=p.clients,
         seed=p.seed,
         alpha=p.alpha,
+        modalities=p.modalities,
         countries=p.countries,
         months=p.months,
     )

@@ -5,63 +5,17 @@ import copy
 import numpy as np
 import pytest
 import torch
+from small import federation, parameters, same
 from torch.nn import functional as F
 
-from mmfl.clients.manifest import build
 from mmfl.errors import UserError
-from mmfl.federation import checkpoint
-from mmfl.federation.data import Data, Normaliser
-from mmfl.federation.loop import Federation, federate
-from mmfl.federation.setup import build_network, build_strategy, tensor_infos
-from mmfl.federation.task import Classification, classification_loss, schedule
-from mmfl.models.network import initialise
-from mmfl.params import MethodEntry, Params, resolve
+from mmfl.federation.loop import federate
+from mmfl.federation.setup import build_network, tensor_infos
+from mmfl.federation.task import classification_loss, schedule
 from mmfl.strategies import STRATEGIES
 from mmfl.strategies.base import Client
 
 torch.set_num_threads(1)
-
-
-def parameters(method="mf", **changes):
-    base = Params.model_validate(
-        {
-            "model": {"width": 4, "projection": 8},
-            "train": {
-                "methods": ["mf"],
-                "size": 16,
-                "rounds": 3,
-                "batch": 5,
-                "bands": {"s1": ["VV", "VH"], "s2": ["B02", "B04", "B08"]},
-            },
-        }
-    )
-    return resolve(base, MethodEntry(method=method, set=changes))
-
-
-def federation(
-    store, work, method="mf", modalities=("s1", "s2"), assignment="duplicate", **changes
-):
-    folder, table = store
-    params = parameters(method, **changes)
-    if len(modalities) == 1:
-        dump = params.model_dump()
-        dump["train"]["bands"] = {q: dump["train"]["bands"][q] for q in modalities}
-        params = Params.model_validate(dump)
-    frame = build(table, scenario="country", assignment=assignment).frame
-    data = Data(folder, frame, params.train.bands, params.train.size)
-    network = build_network(method, params, len(data.classes))
-    initialise(network, 1)
-    initial = {k: v.detach().clone() for k, v in network.state_dict().items()}
-    strategy = build_strategy(method, params, network, data)
-    normaliser = Normaliser(data.statistics(params.train.normalisation), data)
-    task = Classification(network, data, normaliser, params, 1, torch.device("cpu"))
-    return Federation(task, strategy, params, 1, lambda m: 1.0, work), initial
-
-
-def same(one, two):
-    a, b = checkpoint.flatten(one), checkpoint.flatten(two)
-    assert a.keys() == b.keys()
-    return all(torch.equal(a[k], b[k]) for k in a)
 
 
 def plain_fedavg(fed, initial):
@@ -130,31 +84,6 @@ def test_running_statistics_under_each_policy(store, tmp_path):
             torch.testing.assert_close(
                 value, net.state_dict()[name], rtol=1e-5, atol=1e-5, msg=policy
             )
-
-
-@pytest.mark.parametrize(
-    "method", ["local", "centralised-steps", "late-fusion", "mf", "mf+fw", "mf+mim", "mf+fw+mim"]
-)
-def test_resumed_is_uninterrupted_to_the_bit(store, tmp_path, method):
-    fed, initial = federation(store, tmp_path / "whole", method)
-    whole, rows = federate(fed, initial)
-    first, initial = federation(store, tmp_path / "parts", method, **{"train.rounds": 1})
-    federate(first, initial)
-    second, initial = federation(store, tmp_path / "parts", method)
-    resumed, rows_resumed = federate(second, initial)
-    assert same(whole, resumed)
-    assert rows == rows_resumed
-
-
-def test_truncated_checkpoint_falls_back_on_the_one_before(store, tmp_path):
-    fed, initial = federation(store, tmp_path / "a")
-    whole, _ = federate(fed, initial)
-    fed, initial = federation(store, tmp_path / "b", **{"train.rounds": 2})
-    federate(fed, initial)
-    last = tmp_path / "b" / "round-00002.safetensors"
-    last.write_bytes(last.read_bytes()[:-100])
-    fed, initial = federation(store, tmp_path / "b")
-    assert same(federate(fed, initial)[0], whole)
 
 
 @pytest.mark.parametrize("name", list(STRATEGIES))

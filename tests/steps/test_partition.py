@@ -21,7 +21,7 @@ def test_manifest_and_summary_are_those_of_the_table(store, tmp_path, caplog):
     expected = build(table, **CHOICE)
     pd.testing.assert_frame_equal(read_manifest(out), expected.frame)
     assert found.summary == expected.summary == json.loads(out.with_suffix(".json").read_text())
-    assert "locations without a partner: 4 only in s1, 4 only in s2" in caplog.text
+    assert "locations without a partner: 4 of s1, 4 of s2" in caplog.text
 
 
 def test_no_shard_is_opened_and_the_bytes_repeat(store, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mmfl.clients.assignments import ASSIGNMENTS
 from mmfl.clients.scenarios import SCENARIOS
 from mmfl.errors import UserError
 from mmfl.files import atomic
+from mmfl.params.sections import stored
 
 COLUMNS = ["client", "group", "modality", "pair", "split"]
 LOCATION = ["pair", "split", "country", "month", "labels"]
@@ -43,6 +45,7 @@ def build(
     clients: int = 1,
     seed: int = 0,
     alpha: float = 0.5,
+    modalities: Sequence[str] = MODALITIES,
     countries: list[str] | None = None,
     months: list[int] | None = None,
 ) -> Manifest:
@@ -52,6 +55,7 @@ def build(
         table: one row per location: pair, split, country, month, season, tile, labels (class
             indices), and a column per modality (bool, or the patch's name or None).
         scenario, assignment: names in `SCENARIOS` and `ASSIGNMENTS`.
+        modalities: what a client holds apart; `s2-20m` is held wherever s2 is.
         clients, alpha: groups of `random` and `dirichlet`; the latter's concentration.
         seed: of everything drawn.
         countries, months: only these locations; None: all.
@@ -62,7 +66,8 @@ def build(
     """
     form = _known(scenario, SCENARIOS, "partition.scenario")
     assign = _known(assignment, ASSIGNMENTS, "partition.assignment")
-    table = _chosen(_checked(table), countries, months)
+    modalities = tuple(sorted(modalities))
+    table = _chosen(_checked(table, modalities), countries, months)
     table["group"] = _named(pd.Categorical(form(table, clients=clients, seed=seed, alpha=alpha)))
     lost = table["group"].isna()
     if lost.any():
@@ -70,7 +75,7 @@ def build(
             f"partition: location {table['pair'][lost].iloc[0]} has no group in the scenario "
             f"{scenario}, expected one; complete the metadata or choose another scenario"
         )
-    parts = assign(table, MODALITIES, seed=seed)
+    parts = assign(table, modalities, seed=seed)
     rows = pd.DataFrame(
         {
             "client": union_categoricals([p["client"] for p in parts], sort_categories=True),
@@ -82,7 +87,7 @@ def build(
     rows = rows.iloc[order].reset_index(drop=True)
     held = table[["group", "pair", "split"]].iloc[rows["position"]].reset_index(drop=True)
     frame = pd.concat([rows[["client", "modality"]], held], axis=1)[COLUMNS].astype("str")
-    return Manifest(frame, {"sha256": content_hash(frame), **_summary(rows, table)})
+    return Manifest(frame, {"sha256": content_hash(frame), **_summary(rows, table, modalities)})
 
 
 def content_hash(frame: pd.DataFrame) -> str:
@@ -131,13 +136,14 @@ def _known(name: str, registry: dict[str, Any], what: str) -> Any:
     return registry[name]
 
 
-def _checked(table: pd.DataFrame) -> pd.DataFrame:
+def _checked(table: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
     """A copy sorted by pair, the modalities as bool columns, split and country as categories."""
-    lacking = [c for c in (*LOCATION, *MODALITIES) if c not in table]
+    needed = (*LOCATION, *dict.fromkeys(map(stored, modalities)))
+    lacking = [c for c in needed if c not in table]
     if lacking:
         raise UserError(
             f"partition: the table of locations has no column {lacking[0]}, expected "
-            f"{', '.join((*LOCATION, *MODALITIES))}; run split again"
+            f"{', '.join(needed)}; run split again"
         )
     gaps = table[LOCATION].isna()
     if gaps.to_numpy().any():
@@ -147,7 +153,8 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
             "one; correct the metadata and run split again"
         )
     order = np.argsort(table["pair"].to_numpy(object), kind="stable")
-    held = {q: table[q].notna() & (table[q] != False) for q in MODALITIES}  # noqa: E712
+    source = {q: table[stored(q)] for q in modalities}
+    held = {q: values.notna() & (values != False) for q, values in source.items()}  # noqa: E712
     table = table.assign(**held).iloc[order].reset_index(drop=True)
     twice = table["pair"].duplicated()
     if twice.any():
@@ -196,7 +203,7 @@ def _named(groups: pd.Categorical) -> pd.Categorical:
     return groups.rename_categories(lambda group: names[str(group)])
 
 
-def _summary(rows: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
+def _summary(rows: pd.DataFrame, table: pd.DataFrame, modalities: Sequence[str]) -> dict[str, Any]:
     """Counts of a partition. `rows`: client, modality (categories), position in `table`."""
     position = rows["position"].to_numpy()
     rows = rows.assign(group=table["group"].array[position], split=table["split"].array[position])
@@ -221,13 +228,13 @@ def _summary(rows: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
     by_group: dict[str, dict[str, int]] = {}
     for row in _sizes(table, ["group", "split"]):
         by_group.setdefault(row["group"], {})[row["split"]] = row["n"]
-    alone = table[~table[list(MODALITIES)].all(axis=1)]
+    alone = table[~table[list(modalities)].all(axis=1)]
     return {
         "locations": {row["split"]: row["n"] for row in _sizes(table, ["split"])},
         "locations_by_group": by_group,
         "clients": clients,
         "empty_clients": sorted(set(rows["client"].cat.categories) - set(training["client"])),
-        "without_partner": {q: int(alone[q].sum()) for q in MODALITIES},
+        "without_partner": {q: int(alone[q].sum()) for q in modalities},
         "without_holder": len(table) - rows["position"].nunique(),
         "shared_training_pairs": int((pairs > 1).sum()),
         "pooled_labels": _label_counts(table, np.unique(training["position"])),

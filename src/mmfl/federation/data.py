@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmfl.errors import UserError
+from mmfl.params import stored
 from mmfl.patches.augment import augment
 from mmfl.patches.labels import read_labels
 from mmfl.patches.normalisation import moments, pool
@@ -43,7 +44,7 @@ class Data:
         self.present: dict[str, np.ndarray] = {}
         self.archive_statistics: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for q, names in self.bands.items():
-            store = Patches(patches / q)
+            store = Patches(patches / stored(q))
             held = np.isin(self.pairs, store.pairs)
             self._row[q] = np.full(len(table), -1, np.int64)
             self._row[q][held] = store.rows(self.pairs[held])

@@ -41,6 +41,7 @@ from mmfl.params.sections import (
     Policy,
     Section,
     one_of,
+    stored,
 )
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "runs",
     "runs_of",
     "step_values",
+    "stored",
     "train_values",
     "trials",
     "validate",

@@ -65,6 +65,8 @@ class Params(Section):
     def _combinations(self) -> Params:
         for name in self.download.local:
             one_of(name, tuple(a for a in ARCHIVES if a != "simulated"), "archive")
+        for name in self.train.bands:
+            one_of(name, tuple(self.partition.modalities), "modality in train.bands")
         entries = [entry(item) for item in self.train.methods]
         if len({(item.method, variant(item)) for item in entries}) < len(entries):
             twice = next(i.method for k, i in enumerate(entries) if i in entries[:k])

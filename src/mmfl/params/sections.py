@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -54,9 +55,19 @@ class Split(Section):
     shard_size: int = Field(4096, ge=1, description="patches in a shard")
 
 
+def stored(modality: str) -> str:
+    """The modality of the archive that a client's modality is read from: `s2-20m` is part of s2."""
+    return modality.partition("-")[0]
+
+
 class Partition(Section):
     """Who holds what."""
 
+    modalities: list[str] = Field(
+        ["s1", "s2"],
+        min_length=1,
+        description="what a client holds apart: s1, s2, or parts of them such as s2-10m, s2-20m",
+    )
     scenario: str = Field("country", description=" | ".join(SCENARIOS))
     assignment: str = Field("duplicate", description=" | ".join(ASSIGNMENTS))
     clients: int = Field(4, ge=1, description="groups of the scenarios `random` and `dirichlet`")
@@ -66,6 +77,17 @@ class Partition(Section):
     seed: int = Field(0, ge=0, description="seed of the partition")
     countries: list[str] | None = Field(None, description="only these countries; null: all")
     months: list[int] | None = Field(None, description="only these months (1-12); null: all")
+
+    @field_validator("modalities")
+    @classmethod
+    def _modalities(cls, value: list[str]) -> list[str]:
+        for name in value:
+            one_of(stored(name), ("s1", "s2"), "modality")
+            if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)?", name):
+                raise ValueError(f"modality {name!r}: expected a name such as s2 or s2-20m")
+        if len(set(value)) != len(value):
+            raise ValueError("modalities must be distinct")
+        return sorted(value)
 
     @field_validator("scenario")
     @classmethod
@@ -192,11 +214,11 @@ class Train(Section):
         if not value:
             raise ValueError("name at least one modality")
         for modality, bands in value.items():
-            one_of(modality, tuple(known), "modality")
+            one_of(stored(modality), tuple(known), "modality")
             if not bands or len(set(bands)) != len(bands):
                 raise ValueError(f"{modality}: bands must be distinct and at least one")
             for band in bands:
-                one_of(band, known[modality], "band")
+                one_of(band, known[stored(modality)], "band")
         return value
 
     @field_validator("seeds")

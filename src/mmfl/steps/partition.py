@@ -32,7 +32,7 @@ def run(*, patches: Path, out: Path, **choice: Any) -> Manifest:
     table, classes = location_table(patches)
     manifest = build(table, **choice)
     summary = manifest.summary
-    clients = client_table(summary, MODALITIES)
+    clients = client_table(summary, tuple(summary["without_partner"]))
     with atomic(out.with_suffix(".csv")) as temporary:
         clients.to_csv(temporary, index=False, lineterminator="\n")
     draw(out.with_suffix(".svg"), clients, label_shares(summary, clients, classes))
@@ -40,7 +40,7 @@ def run(*, patches: Path, out: Path, **choice: Any) -> Manifest:
     write_manifest(out, manifest.frame)
     if summary["empty_clients"]:
         log.warning("clients without training patches: %s", ", ".join(summary["empty_clients"]))
-    lonely = ", ".join(f"{n} only in {q}" for q, n in summary["without_partner"].items() if n)
+    lonely = ", ".join(f"{n} of {q}" for q, n in summary["without_partner"].items() if n)
     if lonely:
         log.warning("locations without a partner: %s", lonely)
     if summary["without_holder"]:
@@ -66,7 +66,7 @@ def location_table(patches: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The label table with a bool column per modality, from the indices of `split`; classes."""
     table, classes = read_labels(patches / "labels")
     pairs = pa.array(table["pair"], pa.string())
-    for q in MODALITIES:
+    for q in MODALITIES:  # of the archive
         path = patches / q / "index.parquet"
         try:
             index = pd.read_parquet(path, columns=["pair"])
