@@ -32,6 +32,7 @@ wildcard_constraints:
 
 localrules:
     all,
+    tuned,
 
 
 rule all:
@@ -41,3 +42,13 @@ rule all:
         [every("report", PARAMS, archive) for archive in PARAMS.archives],
     message:
         "Everything is up to date"
+
+
+rule tuned:
+    input:
+        [
+            files_of("tune", PARAMS, archive, trials(PARAMS))
+            for archive in PARAMS.archives
+        ],
+    message:
+        "Hyper-parameters are chosen"

@@ -119,6 +119,7 @@ def train(
     params: PARAMS = DEFAULT,
     device: DEVICE = "auto",
     fresh: FRESH = False,
+    workers: Annotated[int, typer.Option(min=1, help="processes; the bits stay the same")] = 1,
 ) -> None:
     """Train every seed of a method; resumes at the last finished round."""
     from mmfl.steps import train as step
@@ -135,7 +136,19 @@ def train(
         measured=Path("measured"),
         device=device,
         fresh=fresh,
+        workers=workers,
     )
+
+
+@app.command()
+def tune(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
+    """Choose hyper-parameters by the validation scores of the trained trials."""
+    from mmfl.steps import tune as step
+
+    chosen = _load(params, archive)
+    out = Path("results", archive, clients_name(chosen), "tuning")
+    step.run(chosen, archive, trained=_existing(Path("runs"), "train"), out=out)
+    typer.echo((out / "chosen.yaml").read_text())
 
 
 @app.command()

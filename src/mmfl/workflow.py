@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmfl.params import Params, clients_name, entry, variant
+from mmfl.params import MethodEntry, Params, clients_name, entry, variant
 
 MODALITIES = ("s1", "s2")  # every archive is encoded in these, each apart
 RUN_FILES = ("model.safetensors", "best.safetensors", "run.json", "rounds.csv")
@@ -32,6 +32,10 @@ def outputs(step: str, params: Params) -> list[str]:
         return [f"runs/{RUN}/seed-{seed}/{file}" for seed in seeds for file in RUN_FILES]
     if step == "evaluate":
         return [f"scores/{RUN}/seed-{seed}/{file}" for seed in seeds for file in SCORE_FILES]
+    if step == "tune":
+        return [
+            f"results/{{archive}}/{{clients}}/tuning/{n}" for n in ("trials.csv", "chosen.yaml")
+        ]
     if step == "report":
         names = [f"tables/{table}.{end}" for table in TABLES for end in ("csv", "md", "tex")]
         names += [f"figures/{figure}.{end}" for figure in FIGURES for end in ("svg", "csv")]
@@ -41,11 +45,16 @@ def outputs(step: str, params: Params) -> list[str]:
 
 def every(step: str, params: Params, archive: str) -> list[str]:
     """The outputs of a step for one archive and all methods of the parameters, each once."""
+    return files_of(step, params, archive, [entry(item) for item in params.train.methods])
+
+
+def files_of(step: str, params: Params, archive: str, items: list[MethodEntry]) -> list[str]:
+    """The outputs of a step for one archive and some methods, each once."""
     fields = {"archive": archive, "clients": clients_name(params)}
     return list(
         dict.fromkeys(
             path.format(method=item.method, variant=variant(item), **fields)
-            for item in map(entry, params.train.methods)
+            for item in items
             for path in outputs(step, params)
         )
     )

@@ -95,8 +95,11 @@ def test_every_tensor_is_claimed_by_exactly_one_group(name, share):
     assert set(strategy._groups) == set(network.state_dict())
 
 
-def test_scopes_of_mf(store, tmp_path):
-    fed, initial = federation(store, tmp_path)
+def test_scopes_of_mf_and_heads_only_where_a_loss_reaches_them(store, tmp_path):
+    fed, initial = federation(store, tmp_path / "mf")
+    server, _ = federate(fed, initial)
+    assert not any(name.startswith("heads") for _, name in server.parameters)
+    fed, initial = federation(store, tmp_path / "mim", "mf+mim")
     server, _ = federate(fed, initial)
     scopes = {name.split(".")[0] + ":" + scope for scope, name in server.parameters}
     assert scopes == {"backbones:s1", "backbones:s2", "heads:s1", "heads:s2", "classifier:all"}

@@ -113,7 +113,8 @@ class Linear(nn.Module):
         for name in ("theta", "omega"):
             for q in self.theta:
                 key = f"{name}.{q}"
-                found.append(TensorInfo(key, key, q, "parameter", False, False))
+                head = name == "omega"
+                found.append(TensorInfo(key, key, q, "parameter", False, False, head))
         return found
 
     def features(self, modality, x):

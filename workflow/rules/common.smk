@@ -9,8 +9,8 @@ sys.path.insert(0, str(SOURCE))
 
 from mmfl import code
 from mmfl.errors import UserError
-from mmfl.params import clients_name, load, step_values
-from mmfl.workflow import every, outputs
+from mmfl.params import clients_name, load, step_values, trials
+from mmfl.workflow import every, files_of, outputs
 
 
 def stop(message):
@@ -90,6 +90,11 @@ def indices(wildcards):
         for path in every("split", PARAMS, wildcards.archive)
         if path.endswith((".parquet", "classes.json"))
     ]
+
+
+def trained_trials(wildcards):
+    """The runs of every trial of `tune.trials`."""
+    return files_of("train", PARAMS, wildcards.archive, trials(PARAMS))
 
 
 def clients_table(wildcards):

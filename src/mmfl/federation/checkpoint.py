@@ -65,8 +65,9 @@ def save(path: Path, server: Server, meta: dict[str, Any]) -> None:
     """Write atomically. `meta` is JSON; the round is kept beside it."""
     tensors = flatten(server)
     text = json.dumps(meta | {"round": server.round}, sort_keys=True)
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, {"meta": text, "sha256": _digest(tensors, text)})
+    header = json.dumps({"meta": text, "sha256": _digest(tensors, text)})
+    with atomic(path) as temporary:  # one entry: safetensors writes several in any order
+        save_file(tensors, temporary, {"mmfl": header})
 
 
 def read(path: Path) -> tuple[Server, dict[str, Any]]:
@@ -78,7 +79,7 @@ def read(path: Path) -> tuple[Server, dict[str, Any]]:
     remedy = "delete it and run train again"
     try:
         with safe_open(path, "pt") as handle:
-            header = handle.metadata()
+            header = json.loads(handle.metadata()["mmfl"])
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         found = _digest(tensors, header["meta"])
         if found != header["sha256"]:

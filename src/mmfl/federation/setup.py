@@ -113,6 +113,7 @@ def tensor_infos(network: Network) -> list[TensorInfo]:
                 described.kind,
                 described.is_norm,
                 shared,
+                described.projection,
             )
         )
     assert {info.key for info in infos} == set(network.state_dict())

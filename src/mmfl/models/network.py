@@ -29,6 +29,7 @@ class KeyInfo:
     kind: Literal["parameter", "statistic", "counter"]
     is_norm: bool
     shared: bool
+    projection: bool
 
 
 class Network(nn.Module):
@@ -128,7 +129,9 @@ class Network(nn.Module):
                 and parts[2] == "stages"
                 and int(parts[3]) >= self.share_from_stage - 1
             )
-            described[key] = KeyInfo(canonical, modality, kind, isinstance(owner, NORMS), shared)
+            described[key] = KeyInfo(
+                canonical, modality, kind, isinstance(owner, NORMS), shared, parts[0] == "heads"
+            )
         return described
 
 

@@ -253,6 +253,8 @@ def step_values(
         train = dump["train"]
         keys = ("seeds", "size", "bands", "normalisation", "statistics")
         return dump["evaluate"] | {key: train[key] for key in keys}
+    if step == "tune":
+        return dump["tune"] | {"seeds": params.train.seeds}
     if step == "report":
         methods = [f"{s.method}/{s.variant}/{s.seed}/{s.label}" for s in runs(params, archive)]
         return dump["report"] | {"runs": methods}

@@ -10,6 +10,7 @@ import logging
 import resource
 import shutil
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from mmfl.files import digest, file_sha256, write_json, write_text
 from mmfl.models.flops import training_flops
 from mmfl.models.network import initialise
 from mmfl.params import Params, RunSpec, find_entry, resolve, runs_of
-from mmfl.strategies.base import Strategy
+from mmfl.strategies.base import Server, Strategy, everyone
 from mmfl.units import train_unit
 
 WORK = ".work"  # checkpoints of a run in progress, within its cache unit
@@ -104,7 +105,7 @@ def train_one(
     for modalities in flops:
         flops[modalities] = training_flops(
             task.network, modalities, params.train.size,
-            projected=bool(strategy.modules) or strategy.extra_forwards > 0,
+            projected=strategy.projects,
             extra_forwards=strategy.extra_forwards,
         )  # fmt: skip
 
@@ -118,13 +119,14 @@ def train_one(
     seconds = time.perf_counter() - begun
 
     out = unit.folder
-    checkpoint.save(out / "model.safetensors", server, {})
+    checkpoint.save(out / "model.safetensors", published(server), {})
     best = unit.folder / WORK / BEST
     best_server = checkpoint.read(best)[0] if best.exists() else server
-    checkpoint.save(out / BEST, best_server, {})
+    checkpoint.save(out / BEST, published(best_server), {})
     write_text(out / "rounds.csv", rounds_csv(rows))
     write_json(
-        out / "run.json", describe(spec, params, data, rows, flops, statistics, inputs, initial)
+        out / "run.json",
+        describe(spec, params, data, strategy, rows, flops, statistics, inputs, initial),
     )
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     each = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # the largest worker
@@ -142,6 +144,11 @@ def train_one(
     )
     unit.complete()
     shutil.rmtree(unit.folder / WORK, ignore_errors=True)
+
+
+def published(server: Server) -> Server:
+    """A trained model as a run keeps it: without what each client kept for the next round."""
+    return replace(server, clients={})
 
 
 def parts_of(
@@ -189,6 +196,7 @@ def describe(
     spec: RunSpec,
     params: Params,
     data: Data,
+    strategy: Strategy,
     rows: list[Row],
     flops: dict[tuple[str, ...], float],
     statistics: Statistics,
@@ -198,6 +206,8 @@ def describe(
     """run.json: what was trained on what; deterministic."""
     clients = [row for row in rows if row["client"] != "server"]
     locations = np.unique(np.concatenate([c.locations for c in data.clients]))
+    one = strategy.own(everyone(strategy.population))
+    count = sum({t.name: initial[t.key].numel() for t in one if t.kind == "parameter"}.values())
     return {
         "archive": spec.archive,
         "clients": spec.clients,
@@ -207,9 +217,7 @@ def describe(
         "parameters": params.model_dump(mode="json", include=DESCRIBED),
         "flops_per_sample": float(np.mean(list(flops.values()))) if flops else 0.0,
         "flops": float(sum(row["flops"] for row in clients)),
-        "parameters_count": sum(
-            value.numel() for key, value in initial.items() if "running" not in key
-        ) if flops else len(data.classes),
+        "parameters_count": count if flops else len(data.classes),
         "bytes_up": int(sum(row["bytes_up"] for row in clients)),
         "bytes_down": int(sum(row["bytes_down"] for row in clients)),
         "rounds": params.train.rounds if clients else 0,

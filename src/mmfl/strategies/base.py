@@ -35,6 +35,7 @@ class TensorInfo:
     """One entry of the network's state_dict.
 
     `name` is `key`, but the same for all modalities where a tensor is shared by them.
+    `projection`: of a projection head, which exists only where a loss reaches it.
     """
 
     key: str
@@ -43,6 +44,7 @@ class TensorInfo:
     kind: Literal["parameter", "statistic", "counter"]
     is_norm: bool
     shared: bool
+    projection: bool = False
 
 
 @dataclass(frozen=True)
@@ -296,7 +298,13 @@ class Strategy:
 
     def own(self, client: Client) -> list[TensorInfo]:
         """The tensors that a client has: those of its modalities and the common ones."""
-        return [t for t in self.tensors if t.modality is None or t.modality in client.modalities]
+        held = [t for t in self.tensors if t.modality is None or t.modality in client.modalities]
+        return [t for t in held if self.projects or not t.projection]
+
+    @property
+    def projects(self) -> bool:
+        """Whether a loss reaches the projection heads; if not, nobody has or sends them."""
+        return bool(self.modules) or self.extra_forwards > 0
 
     def address(self, info: TensorInfo, client: Client) -> Address:
         """Where a client's tensor is kept."""

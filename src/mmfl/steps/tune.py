@@ -1,0 +1,80 @@
+"""Tune: the trained trials in; what the validation split chose for every method out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from mmfl.errors import UserError
+from mmfl.files import atomic, write_text
+from mmfl.params import MethodEntry, Params, runs_of, trials, variant
+
+SCORE = "validation"
+
+
+def run(params: Params, archive: str, *, trained: Path, out: Path) -> None:
+    """Write `trials.csv` (a row per trial) and `chosen.yaml` (method -> its best values).
+
+    The score is macro average precision on the validation split after the last round, the mean
+    over seeds; of equal ones the first is taken. The test split is not looked at.
+
+    Raises:
+        UserError: there are no trials, or a run has no validation score.
+    """
+    if not trials(params):
+        raise UserError(
+            "tune.trials: found none, expected methods with values; see configs/tune.yaml"
+        )
+    table = scores(params, archive, trained)
+    best = table.loc[table.groupby("method", sort=False)[SCORE].idxmax()]
+    table["chosen"] = table.index.isin(best.index)
+    with atomic(out / "trials.csv") as temporary:
+        table.drop(columns="set").to_csv(temporary, index=False, lineterminator="\n")
+    chosen = dict(zip(best["method"], best["set"], strict=True))
+    write_text(out / "chosen.yaml", yaml.safe_dump(chosen, sort_keys=False))
+
+
+def scores(params: Params, archive: str, trained: Path) -> pd.DataFrame:
+    """method, set, values (text), at_edge, validation of every trial.
+
+    at_edge: which keys have the smallest or largest value that was tried, so that a better one may
+    lie beyond.
+    """
+    rows = []
+    for item in trials(params):
+        grid = params.tune.trials[item.method]
+        edge = [
+            key for key, value in item.set.items()
+            if len(grid[key]) > 1 and value in (min(grid[key]), max(grid[key]))
+        ]  # fmt: skip
+        rows.append(
+            {
+                "method": item.method,
+                "variant": variant(item),
+                "set": item.set,
+                "values": ", ".join(f"{key}={value}" for key, value in item.set.items()),
+                "at_edge": ", ".join(edge),
+                SCORE: _last(params, archive, trained, item),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _last(params: Params, archive: str, trained: Path, item: MethodEntry) -> float:
+    found = []
+    for spec in runs_of(params, archive, item):
+        path = trained / spec.path / "rounds.csv"
+        try:
+            rounds = pd.read_csv(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not readable ({error}); run train") from None
+        server = rounds[rounds["client"] == "server"]["val_map"].dropna()
+        if server.empty:
+            raise UserError(
+                f"{path}: found no validation score, expected one per round; tuning needs "
+                "locations in the validation split"
+            )
+        found.append(float(server.iloc[-1]))
+    return sum(found) / len(found)
