@@ -177,13 +177,14 @@ def _write_run(paths: dict, method: str, variant: str, seed: int, level: float) 
     rows = []
     for number in range(1, 13) if trains else ():
         for client in ["all"] if "central" in method else CLIENTS:
-            rows.append({"round": number, "client": client, "modality": client[-2:], "samples": 300,
+            rows.append({"round": number, "client": client, "modality": client[-2:],
+                         "state": "trained", "samples": 300,
                          "steps": 10, "loss": 1 / number, "bytes_up": 400_000 * exchanges,
                          "bytes_down": 400_000 * exchanges, "flops": 3e9})  # fmt: skip
         value = level * (1 - 0.6 * np.exp(-number / 3)) + 0.012 * rng.normal()
         rows.append({"round": number, "client": "server", "val_map": value})
-    columns = ["round", "client", "modality", "samples", "steps", "loss", "loss_terms", "bytes_up",
-               "bytes_down", "flops", "val_map"]  # fmt: skip
+    columns = ["round", "client", "modality", "state", "samples", "steps", "loss", "loss_terms",
+               "bytes_up", "bytes_down", "flops", "val_map"]  # fmt: skip
     pd.DataFrame(rows, columns=columns).to_csv(paths["rounds"], index=False)
     count = 12 * len(CLIENTS) * 400_000 * exchanges
     described = {

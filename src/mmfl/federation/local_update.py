@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmfl.federation.task import Task
 from mmfl.params.sections import Train
+from mmfl.patches.batching import patterns
 from mmfl.strategies.base import (
     Broadcast,
     Client,
@@ -48,7 +49,8 @@ def local_update(
     strategy.begin_client(context)
     optimiser = _optimiser(list(parameters.values()), train)
     losses = {"loss": 0.0, "loss_terms": 0.0}
-    samples, seconds = 0, 0.0
+    samples: dict[tuple[str, ...], int] = {}
+    seconds = 0.0
     for epoch, context.last_epoch, chosen in task.plan(client, broadcast.round, steps):
         begun = time.perf_counter()
         with torch.autocast(task.device.type, torch.bfloat16, train.precision == "bfloat16"):
@@ -64,7 +66,8 @@ def local_update(
         strategy.edit_gradient(context)
         optimiser.step()
         context.steps += 1
-        samples += len(chosen)
+        for modalities, rows in patterns(context.batch.present):
+            samples[modalities] = samples.get(modalities, 0) + len(rows)
         seconds += time.perf_counter() - begun
     update = _update(strategy, context, samples, seconds)
     update.metrics |= {name: total / max(context.steps, 1) for name, total in losses.items()}
@@ -100,7 +103,9 @@ def _optimiser(parameters: list[nn.Parameter], train: Train) -> torch.optim.Opti
     return torch.optim.SGD(parameters, lr=train.learning_rate, momentum=train.momentum)
 
 
-def _update(strategy: Strategy, context: Context, samples: int, seconds: float) -> Update:
+def _update(
+    strategy: Strategy, context: Context, samples: dict[tuple[str, ...], int], seconds: float
+) -> Update:
     network, client, broadcast = context.network, context.client, context.broadcast
     delta = {
         a: w.detach().cpu().double() - broadcast.parameters[a].double()
@@ -127,7 +132,8 @@ def _update(strategy: Strategy, context: Context, samples: int, seconds: float) 
         decay,
         extras,
         _rounded(kept, broadcast.parameters),
-        {"samples": samples},
+        samples,
+        {},
         {"steps": seconds},
         strategy.travelling(broadcast.parameters, client)
         + broadcast.statistics_bytes

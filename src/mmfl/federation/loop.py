@@ -29,7 +29,7 @@ class Federation:
     """Everything that one run needs, put together by `steps/train.py`.
 
     Attributes:
-        flops: FLOPs of a training step per sample, by the client's modalities.
+        flops: FLOPs of a training step per sample, by the modalities that the sample has.
         work: folder of the checkpoints.
         identity: what decides the run's bits, JSON; a checkpoint with another one is refused.
         build: makes a worker's task and strategy where it cannot be forked.
@@ -162,15 +162,17 @@ def _rows(
             rows.append(row | {"flops": 0.0})
             continue
         extra = uploads.get(client.id, {})
-        forward = client.size / 3 if extra else 0  # a forward pass is a third of a step
+        flops = sum(fed.flops(m) * count for m, count in update.samples.items())
+        if extra:  # a forward pass is a third of a step
+            flops += sum(fed.flops((q,)) * len(client.train[q]) / 3 for q in client.modalities)
         row |= {
-            "samples": int(update.metrics["samples"]),
+            "samples": sum(update.samples.values()),
             "steps": update.steps,
             "bytes_up": update.bytes + slot_bytes(extra),
             "bytes_down": broadcasts[client.id].bytes,
-            "flops": fed.flops(client.modalities) * (update.metrics["samples"] + forward),
+            "flops": flops,
         }
-        row |= {name: value for name, value in update.metrics.items() if name != "samples"}
+        row |= update.metrics
         fed.seconds["steps"] = fed.seconds.get("steps", 0.0) + update.seconds["steps"]
         rows.append(row)
     return rows

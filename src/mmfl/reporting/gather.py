@@ -49,7 +49,9 @@ def read_scores(runs: list[Run]) -> pd.DataFrame:
 
 def read_rounds(runs: list[Run]) -> pd.DataFrame:
     """All rounds.csv, one below the other, with run and seed."""
-    return _stacked(runs, "rounds", ["round", "client", "bytes_up", "bytes_down", "val_map"])
+    return _stacked(
+        runs, "rounds", ["round", "client", "state", "bytes_up", "bytes_down", "val_map"]
+    )
 
 
 def _stacked(runs: list[Run], name: str, columns: list[str]) -> pd.DataFrame:

@@ -141,6 +141,29 @@ def clients_table(clients: pd.DataFrame, summary: dict[str, Any]) -> Table:
     return Table("clients", "Who holds what", header, rows, note, [False] * len(rows))
 
 
+def attendance_table(rounds: pd.DataFrame) -> Table:
+    """How often each client was asked and what became of it; empty if all always trained.
+
+    Args:
+        rounds: seed, round, client, state of one method's runs.
+    """
+    own = rounds[rounds["client"] != "server"]
+    total = own[["seed", "round"]].drop_duplicates().shape[0]
+    rows = []
+    for client, part in own.groupby("client", sort=True):
+        state = part["state"].value_counts()
+        counts = [int(state.get(name, 0)) for name in ("trained", "failed", "late")]
+        rows.append([str(client), str(len(part)), *map(str, counts)])
+    if all(row[1] == row[2] == str(total) for row in rows):
+        rows = []
+    header = ["Client", "Asked", "Trained", "Failed", "Late"]
+    note = [
+        f"Of {total:,} rounds, all seeds together; the same for every federated method. A client "
+        "that is late trains, and its answer is left. rounds.csv of a run names them by round."
+    ]
+    return Table("attendance", "Who took part", header, rows, note, [False] * len(rows))
+
+
 def skipped_table(frame: pd.DataFrame, shown: int = 20) -> Table:
     """Patches that the split left out: modality, patch, file, reason; empty if there is none."""
     rows = [

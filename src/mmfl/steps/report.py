@@ -33,6 +33,7 @@ from mmfl.reporting.gather import (
 from mmfl.reporting.layout import Table
 from mmfl.reporting.partition import CAPTION
 
+ATTENDED = ["seed", "round", "client", "state"]
 BASES = {"subset", "missing", "incomplete"}  # kinds of rows whose differences are tested
 
 
@@ -68,6 +69,7 @@ def run_page(params: Params, archive: str, params_file: Path) -> None:
         out=Path("page", f"{archive}.html"),
         simulated=archive == "simulated",
         partition=Path("data/clients", archive, f"{clients}.parquet"),
+        attended=read_rounds([r for r in listed if key(r) == params.report.baseline]),
         skipped=read_skipped(patches / "labels" / SKIPPED),
         locations=load_gallery(patches, shown["predictions"], params.report.gallery),
         gallery_run=f"{shown['label']}, seed {shown['seed']}",
@@ -234,6 +236,7 @@ def write_page(
     simulated: bool,
     partition: Path | None = None,
     skipped: pd.DataFrame | None = None,
+    attended: pd.DataFrame | None = None,
     locations: list[gallery.Location] | None = None,
     gallery_run: str = "",
 ) -> None:
@@ -242,6 +245,7 @@ def write_page(
     Args:
         measured: `<method>/<variant>/seed-<n>.json` of the runs, where they exist.
         partition: the manifest, beside which summary, table and picture lie.
+        attended: seed, round, client, state of the baseline's runs.
         skipped: patches that the split left out, as `faults.read_skipped` returns them.
         locations: pictures of test locations with the predictions of `gallery_run`.
     """
@@ -274,6 +278,9 @@ def write_page(
             read_measured(measured), dict(zip(cost["run"], cost["label"], strict=True))
         ),
         holders=clients_table,
+        attendance=page.attendance_table(
+            pd.DataFrame(columns=ATTENDED) if attended is None else attended
+        ),
         skipped=page.skipped_table(pd.DataFrame(columns=COLUMNS) if skipped is None else skipped),
         pictures=pictures,
         gallery=gallery.png(locations) if locations else "",

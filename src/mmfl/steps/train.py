@@ -101,16 +101,16 @@ def train_one(
     deterministic()
     task, strategy, statistics = parts_of(spec, params, data, devices[0])
     initial = {k: v.detach().cpu().clone() for k, v in task.network.state_dict().items()}
-    flops = {c.modalities: 0.0 for c in strategy.clients}
-    for modalities in flops:
-        flops[modalities] = training_flops(
+
+    @functools.cache
+    def flops(modalities: tuple[str, ...]) -> float:
+        return training_flops(
             task.network, modalities, params.train.size,
-            projected=strategy.projects,
-            extra_forwards=strategy.extra_forwards,
+            projected=strategy.projects, extra_forwards=strategy.extra_forwards,
         )  # fmt: skip
 
     fed = Federation(
-        task, strategy, params, spec.seed, lambda modalities: flops[modalities],
+        task, strategy, params, spec.seed, flops,
         unit.folder / WORK, f"{spec.label} seed {spec.seed}", identity(spec, params, inputs),
         workers, build if devices[0].type == "cuda" else None,
     )  # fmt: skip
@@ -119,6 +119,7 @@ def train_one(
     seconds = time.perf_counter() - begun
 
     out = unit.folder
+    per_sample = [flops(kind) for kind in sorted({c.modalities for c in strategy.clients})]
     checkpoint.save(out / "model.safetensors", published(server), {})
     best = unit.folder / WORK / BEST
     best_server = checkpoint.read(best)[0] if best.exists() else server
@@ -126,7 +127,7 @@ def train_one(
     write_text(out / "rounds.csv", rounds_csv(rows))
     write_json(
         out / "run.json",
-        describe(spec, params, data, strategy, rows, flops, statistics, inputs, initial),
+        describe(spec, params, data, strategy, rows, per_sample, statistics, inputs, initial),
     )
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     each = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # the largest worker
@@ -198,7 +199,7 @@ def describe(
     data: Data,
     strategy: Strategy,
     rows: list[Row],
-    flops: dict[tuple[str, ...], float],
+    flops: list[float],
     statistics: Statistics,
     inputs: dict[str, str],
     initial: dict[str, torch.Tensor],
@@ -215,7 +216,7 @@ def describe(
         "variant": spec.variant,
         "seed": spec.seed,
         "parameters": params.model_dump(mode="json", include=DESCRIBED),
-        "flops_per_sample": float(np.mean(list(flops.values()))) if flops else 0.0,
+        "flops_per_sample": float(np.mean(flops)) if flops else 0.0,
         "flops": float(sum(row["flops"] for row in clients)),
         "parameters_count": count if flops else len(data.classes),
         "bytes_up": int(sum(row["bytes_up"] for row in clients)),

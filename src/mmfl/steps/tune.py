@@ -70,8 +70,8 @@ def _last(params: Params, archive: str, trained: Path, item: MethodEntry) -> flo
             rounds = pd.read_csv(path)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: not readable ({error}); run train") from None
-        server = rounds[rounds["client"] == "server"]["val_map"].dropna()
-        if server.empty:
+        server = rounds[rounds["client"] == "server"]["val_map"]
+        if server.empty or pd.isna(server.iloc[-1]):
             raise UserError(
                 f"{path}: found no validation score, expected one per round; tuning needs "
                 "locations in the validation split"

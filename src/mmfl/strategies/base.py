@@ -108,7 +108,8 @@ class Update:
 
     After K steps with momentum m a running statistic is r_K = (1-m)^K r_0 + c whatever the
     policy's r_0; `statistics` holds c and `decay` the factor, so one local training serves
-    every policy. `kept` does not travel: it is the client's own state after the round.
+    every policy. `kept` does not travel: it is the client's own state after the round. `samples`
+    counts what the steps saw, by the modalities that a location has.
     """
 
     client: str
@@ -119,6 +120,7 @@ class Update:
     decay: dict[str, float]
     extras: Slots = field(default_factory=dict)
     kept: Slots = field(default_factory=dict)
+    samples: dict[tuple[str, ...], int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     bytes: int = 0

@@ -1,0 +1,42 @@
+"""FLOPs that are reported against those of a real local step, by torch's counter."""
+
+from __future__ import annotations
+
+import pytest
+from small import federation
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmfl.federation.local_update import local_update
+from mmfl.federation.loop import federate
+from mmfl.models.flops import FORMULAS, training_flops
+
+
+@pytest.mark.parametrize("assignment", ["duplicate", "both"])
+@pytest.mark.parametrize(
+    "method", ["mf", "fedprox", "scaffold", "moon", "prototypes", "mf+fw", "mf+mim", "mf+fw+mim"]
+)
+def test_reported_flops_are_those_of_real_steps(store, tmp_path, method, assignment):
+    """The second round, with the bank there; losses between projections are left out: below 2 %."""
+    fed, initial = federation(store, tmp_path, method, assignment=assignment, **{"train.rounds": 1})
+    server, _ = federate(fed, initial)
+    client = fed.strategy.clients[0]
+    broadcast = fed.strategy.broadcast(server, client)
+    kept = server.clients.get(client.id, {})
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        update = local_update(fed.task, fed.strategy, broadcast, client, kept, fed.params.train)
+    reported = sum(
+        count * training_flops(
+            fed.task.network, modalities, fed.params.train.size,
+            projected=fed.strategy.projects, extra_forwards=fed.strategy.extra_forwards, batch=5,
+        ) for modalities, count in update.samples.items()
+    )  # fmt: skip
+    assert reported == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_moons_extra_passes_cost_two_forward_passes(store, tmp_path):
+    fed, _ = federation(store, tmp_path, "moon")
+    net, size = fed.task.network, fed.params.train.size
+    plain, moon = (
+        training_flops(net, ("s1",), size, projected=True, extra_forwards=count) for count in (0, 2)
+    )
+    assert 1.5 < moon / plain < 1.8  # a forward pass is about a third of a step

@@ -1,0 +1,63 @@
+"""Tuning: the validation score decides, ties go to the first, edges are named."""
+
+import pandas as pd
+import pytest
+import yaml
+
+from mmfl.errors import UserError
+from mmfl.params import Params, runs_of, trials
+from mmfl.steps import tune
+
+GRID = {
+    "mf": {"train.learning_rate": [0.1, 0.2, 0.3, 0.4]},
+    "fedprox": {"train.learning_rate": [0.1, 0.3], "algorithms.fedprox.mu": [0.01, 0.1]},
+}
+
+
+def write_runs(folder, params, score):
+    for item in trials(params):
+        for spec in runs_of(params, "simulated", item):
+            target = folder / spec.path
+            target.mkdir(parents=True)
+            last = score(item, spec.seed)
+            pd.DataFrame(
+                {"round": [1, 1, 2, 2], "client": ["a", "server"] * 2,
+                 "val_map": [None, 0.9, None, last]}
+            ).to_csv(target / "rounds.csv", index=False)  # fmt: skip
+
+
+def params_with(grid):
+    return Params.model_validate({"train": {"seeds": [5, 6]}, "tune": {"trials": grid}})
+
+
+def test_the_best_mean_after_the_last_round_is_chosen(tmp_path):
+    params = params_with(GRID)
+
+    def score(item, seed):
+        rate = item.set["train.learning_rate"]
+        if item.method == "mf":  # 0.2 has the best mean, 0.4 the best seed
+            return {0.1: 0.3, 0.2: 0.5, 0.3: 0.4, 0.4: 0.6 if seed == 5 else 0.1}[rate]
+        return 0.5  # all equal: the first
+
+    write_runs(tmp_path / "runs", params, score)
+    tune.run(params, "simulated", trained=tmp_path / "runs", out=tmp_path / "out")
+    chosen = yaml.safe_load((tmp_path / "out/chosen.yaml").read_text())
+    assert chosen == {
+        "mf": {"train.learning_rate": 0.2},
+        "fedprox": {"train.learning_rate": 0.1, "algorithms.fedprox.mu": 0.01},
+    }
+    table = pd.read_csv(tmp_path / "out/trials.csv")
+    assert len(table) == 8 and table["chosen"].sum() == 2
+    edges = table[table["chosen"]].set_index("method")["at_edge"]
+    assert pd.isna(edges["mf"]) and "algorithms.fedprox.mu" in edges["fedprox"]
+
+
+def test_nothing_to_choose_from_is_a_users_mistake(tmp_path):
+    with pytest.raises(UserError, match=r"tune\.trials: found none"):
+        tune.run(params_with({}), "simulated", trained=tmp_path, out=tmp_path)
+    with pytest.raises(UserError, match=r"rounds\.csv: not readable"):
+        tune.run(params_with(GRID), "simulated", trained=tmp_path, out=tmp_path)
+    params = params_with(GRID)
+    write_runs(tmp_path / "runs", params, lambda item, seed: None)
+    with pytest.raises(UserError, match="no validation score"):
+        tune.run(params, "simulated", trained=tmp_path / "runs", out=tmp_path)
