@@ -22,15 +22,20 @@ class Moon(Strategy):
     client_state = ("moon.previous",)
     extra_forwards = 2
 
+    def begin_client(self, context: Context) -> None:
+        previous = context.kept.get("moon.previous", context.start)
+        context.memory["near"] = frozen(context, context.start)
+        context.memory["far"] = frozen(context, previous)
+
     def local_terms(self, context: Context) -> list[Tensor]:
         assert context.batch is not None
-        previous = context.kept.get("moon.previous", context.start)
         terms = []
         for q, features in context.batch.features.items():
             z = context.network.project(q, features)
-            x = context.batch.inputs[q]
-            near = embed(context, context.start, q, x)
-            far = embed(context, previous, q, x)
+            near, far = (
+                embed(context.network, context.memory[name], q, context.batch.inputs[q])
+                for name in ("near", "far")
+            )
             terms.append(contrast(z, near, far, self.hyper.temperature))
         own = self.hyper.mu * torch.stack(terms).mean()
         return [own, *super().local_terms(context)]
@@ -57,13 +62,18 @@ class _Embedding(nn.Module):
         return self.network.project(modality, self.network.features(modality, x))  # type: ignore
 
 
-@torch.no_grad()
-def embed(context: Context, tensors: Tensors, modality: str, x: Tensor) -> Tensor:
-    """Projections (B, d) of x under other parameters; buffers are copies, so none changes."""
-    network = context.network
-    replaced = {f"network.{k}": b.clone() for k, b in network.named_buffers()}
+def frozen(context: Context, tensors: Tensors) -> dict[str, Tensor]:
+    """The network's tensors with other parameters, and buffers of their own to spoil."""
+    network, device = context.network, next(iter(context.start.values())).device
     address = {id(p): a for a, p in context.parameters.items()}
+    found = {f"network.{key}": buffer.clone() for key, buffer in network.named_buffers()}
     for key, parameter in network.named_parameters(remove_duplicate=False):
         if id(parameter) in address:
-            replaced[f"network.{key}"] = tensors[address[id(parameter)]].to(x.device)
-    return functional_call(_Embedding(network), replaced, (modality, x), tie_weights=False)
+            found[f"network.{key}"] = tensors[address[id(parameter)]].to(device)
+    return found
+
+
+@torch.no_grad()
+def embed(network: nn.Module, tensors: dict[str, Tensor], modality: str, x: Tensor) -> Tensor:
+    """Projections (B, d) of x by a network with other tensors in place of its own."""
+    return functional_call(_Embedding(network), tensors, (modality, x), tie_weights=False)
