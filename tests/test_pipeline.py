@@ -109,6 +109,39 @@ def test_one_more_seed_trains_only_that_seed(ci):
     assert [(run["method"], run["seed"]) for run in new] == [("mf", 3)]
 
 
+def test_three_modalities_absent_clients_workers_and_tuning(tmp_path):
+    """Sentinel-2's 10 m and 20 m bands as modalities of their own, by configuration alone."""
+    project = copy_project(tmp_path / "three")
+    choice = yaml.safe_load((ROOT / "configs/ci.yaml").read_text())
+    choice["simulate"]["countries"] = ["Austria", "Finland", "Ireland", "Portugal"]
+    choice["partition"] = {"modalities": ["s1", "s2-10m", "s2-20m"], "assignment": "mixed"}
+    choice["participation"] = {
+        "schedule": [{"round": 1, "client": "austria-s1", "what": "late"}],
+        "fraction": 0.99,
+    }
+    choice["train"] |= {
+        "seeds": [1],
+        "methods": ["mf", "scaffold+fw+mim"],
+        "bands": {"s1": ["VV"], "s2-10m": ["B02", "B08"], "s2-20m": ["B05", "B11"]},
+    }
+    choice["tune"] = {"trials": {"mf": {"train.learning_rate": [0.1, 0.3]}}}
+    params = project / "three.yaml"
+    params.write_text(yaml.safe_dump(choice))
+    snakemake(project, params, "--set-threads", "train=2", "--", "all", "tuned")
+    rounds = pd.read_csv(next(project.glob("runs/simulated/*/mf/default/seed-1/rounds.csv")))
+    states = rounds.set_index(["round", "client"])["state"]
+    assert states[1, "austria-s1"] == "late" and states[2, "austria-s1"] == "trained"
+    scores = pd.read_csv(next(project.glob("scores/simulated/*/scaffold*/*/seed-1/scores.csv")))
+    subsets = set(scores[scores["kind"] == "subset"]["modalities"])
+    assert len(subsets) == 7 and "s1+s2-10m+s2-20m" in subsets
+    page = (project / "page/simulated.html").read_text()
+    assert "Who took part" in page and "S2-20M" in page
+    chosen = yaml.safe_load(
+        next(project.glob("results/tuning/simulated/*/chosen.yaml")).read_text()
+    )
+    assert chosen["mf"]["train.learning_rate"] in (0.1, 0.3)
+
+
 def test_the_real_sample_goes_through_all_six_steps(samples, tmp_path):
     """24 pairs of BigEarthNet v2, of which the default exclusion leaves 6 / 6 / 6."""
     project = copy_project(tmp_path / "real")

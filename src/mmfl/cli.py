@@ -146,7 +146,7 @@ def tune(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
     from mmfl.steps import tune as step
 
     chosen = _load(params, archive)
-    out = Path("results", archive, clients_name(chosen), "tuning")
+    out = Path("results/tuning", archive, clients_name(chosen))
     step.run(chosen, archive, trained=_existing(Path("runs"), "train"), out=out)
     typer.echo((out / "chosen.yaml").read_text())
 

@@ -204,6 +204,12 @@ def test_alternate_partition_has_no_bank(store, tmp_path):
         federation(store, tmp_path, "mf+mim", assignment="alternate")
 
 
+def test_a_modality_that_no_client_holds_is_refused(store, tmp_path):
+    """Two groups in turn: one has s1, the other s2, nobody the third."""
+    with pytest.raises(UserError, match=r"s2-20m: found no client that holds training patches"):
+        federation(store, tmp_path, "mf", ("s1", "s2", "s2-20m"), "alternate")
+
+
 def test_budgets():
     """Steps and epochs of the anchors; every federated method takes the same number of steps."""
     client = Client("a", "a", ("s1",), {"s1": np.arange(23)})

@@ -85,6 +85,8 @@ def _in_turn(table: pd.DataFrame, kinds: list[tuple[str, ...]]) -> list[pd.DataF
     parts = []
     for q in sorted({q for kind in kinds for q in kind}):
         holds = np.array([q in own[group] for group in groups])
+        if not holds.any():  # fewer groups than kinds
+            continue
         code = table["group"].cat.codes.to_numpy()
         mask = table[q].to_numpy() & holds[code]
         number = np.cumsum(holds) - 1  # of a group's client among those that hold q

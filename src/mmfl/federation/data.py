@@ -57,6 +57,12 @@ class Data:
             )
         manifest = manifest[manifest["modality"].isin(list(self.bands))]
         self.clients = self._clients(manifest)
+        for q in self.bands:
+            if not any(q in client.modalities for client in self.clients):
+                raise UserError(
+                    f"train.bands: {q}: found no client that holds training patches in it, "
+                    "expected one; drop it, or use another partition.assignment or more groups"
+                )
         self.held = self._held(manifest)
         self.splits = {
             split: np.unique(self._place[part["pair"].to_numpy()].to_numpy())
