@@ -34,7 +34,7 @@ def outputs(step: str, params: Params) -> list[str]:
         return [f"scores/{RUN}/seed-{seed}/{file}" for seed in seeds for file in SCORE_FILES]
     if step == "tune":
         return [
-            f"results/{{archive}}/{{clients}}/tuning/{n}" for n in ("trials.csv", "chosen.yaml")
+            f"results/tuning/{{archive}}/{{clients}}/{n}" for n in ("trials.csv", "chosen.yaml")
         ]
     if step == "report":
         names = [f"tables/{table}.{end}" for table in TABLES for end in ("csv", "md", "tex")]
