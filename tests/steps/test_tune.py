@@ -52,6 +52,17 @@ def test_the_best_mean_after_the_last_round_is_chosen(tmp_path):
     assert pd.isna(edges["mf"]) and "algorithms.fedprox.mu" in edges["fedprox"]
 
 
+def test_a_trial_that_diverged_is_not_chosen(tmp_path):
+    params = params_with({"mf": GRID["mf"]})
+    write_runs(
+        tmp_path / "runs", params,
+        lambda item, seed: None if item.set["train.learning_rate"] > 0.1 else 0.2,
+    )  # fmt: skip
+    tune.run(params, "simulated", trained=tmp_path / "runs", out=tmp_path / "out")
+    chosen = yaml.safe_load((tmp_path / "out/chosen.yaml").read_text())
+    assert chosen == {"mf": {"train.learning_rate": 0.1}}
+
+
 def test_nothing_to_choose_from_is_a_users_mistake(tmp_path):
     with pytest.raises(UserError, match=r"tune\.trials: found none"):
         tune.run(params_with({}), "simulated", trained=tmp_path, out=tmp_path)
@@ -59,5 +70,5 @@ def test_nothing_to_choose_from_is_a_users_mistake(tmp_path):
         tune.run(params_with(GRID), "simulated", trained=tmp_path, out=tmp_path)
     params = params_with(GRID)
     write_runs(tmp_path / "runs", params, lambda item, seed: None)
-    with pytest.raises(UserError, match="no validation score"):
+    with pytest.raises(UserError, match="fedprox: found no validation score in any trial"):
         tune.run(params, "simulated", trained=tmp_path / "runs", out=tmp_path)

@@ -28,6 +28,12 @@ def run(params: Params, archive: str, *, trained: Path, out: Path) -> None:
             "tune.trials: found none, expected methods with values; see configs/tune.yaml"
         )
     table = scores(params, archive, trained)
+    lacking = set(table["method"]) - set(table["method"][table[SCORE].notna()])
+    if lacking:
+        raise UserError(
+            f"tune.trials: {sorted(lacking)[0]}: found no validation score in any trial, expected "
+            "one; tuning needs locations in the validation split and a rate that does not diverge"
+        )
     best = table.loc[table.groupby("method", sort=False)[SCORE].idxmax()]
     table["chosen"] = table.index.isin(best.index)
     with atomic(out / "trials.csv") as temporary:
@@ -63,6 +69,7 @@ def scores(params: Params, archive: str, trained: Path) -> pd.DataFrame:
 
 
 def _last(params: Params, archive: str, trained: Path, item: MethodEntry) -> float:
+    """Mean over seeds; NaN where training diverged."""
     found = []
     for spec in runs_of(params, archive, item):
         path = trained / spec.path / "rounds.csv"
@@ -71,10 +78,5 @@ def _last(params: Params, archive: str, trained: Path, item: MethodEntry) -> flo
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: not readable ({error}); run train") from None
         server = rounds[rounds["client"] == "server"]["val_map"]
-        if server.empty or pd.isna(server.iloc[-1]):
-            raise UserError(
-                f"{path}: found no validation score, expected one per round; tuning needs "
-                "locations in the validation split"
-            )
         found.append(float(server.iloc[-1]))
     return sum(found) / len(found)
