@@ -47,9 +47,10 @@ def project(store, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def command(cache: str) -> subprocess.Popen:
+def command(cache: str, workers: int = 1) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "mmfl.cli", "train", "--archive", ARCHIVE, "--method", METHOD],
+        [sys.executable, "-m", "mmfl.cli", "train", "--archive", ARCHIVE, "--method", METHOD,
+         "--workers", str(workers)],
         env=os.environ | {"MMFL_CACHE": cache}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -82,8 +83,8 @@ def test_killed_twice_it_ends_with_the_bits_of_an_undisturbed_run(project):
     assert undisturbed.wait() == 0, undisturbed.stderr.read()
     expected = contents()
     Path("runs").rename("before")
-    for least in (3, 10):
-        job = command("killed")
+    for least, workers in ((3, 1), (10, 2)):
+        job = command("killed", workers)
         while job.poll() is None:
             found = sorted(Path("killed").glob("train/*/.work/round-*.safetensors"))
             if found and int(found[-1].stem.rpartition("-")[2]) >= least:
@@ -98,6 +99,32 @@ def test_killed_twice_it_ends_with_the_bits_of_an_undisturbed_run(project):
     assert contents() == expected
     assert len(expected) == 4
     assert not list(Path("killed").glob("train/*/.work"))
+
+
+def test_a_checkpoint_of_other_parameters_is_refused_by_the_command(project):
+    """Put in the place of another run's, as a copied or renamed cache would."""
+    job = command("one")
+    while not list(Path("one").glob("train/*/.work/round-*.safetensors")):
+        time.sleep(0.005)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    source = next(Path("one").glob("train/*/.work"))
+    Path("params.yaml").write_text(TEXT.replace("batch: 4", "batch: 5"))
+    other = command("two")
+    while not list(Path("two").glob("train/*/.work")):
+        time.sleep(0.005)
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    target = next(Path("two").glob("train/*/.work"))
+    for path in target.iterdir():
+        path.unlink()
+    for path in source.glob("*.safetensors"):
+        path.rename(target / path.name)
+    refused = command("two")
+    errors = refused.communicate()[1]
+    assert refused.returncode == 2
+    assert "parameters.train.batch: found 4, expected 5" in errors
+    assert "run train with --fresh" in errors.splitlines()[-1]
 
 
 def test_one_more_seed_trains_that_seed_only(project, caplog):

@@ -64,8 +64,7 @@ def federate(fed: Federation, initial: dict[str, torch.Tensor]) -> tuple[Server,
         for _ in tqdm(rounds, fed.title, unit="round", initial=server.round, total=rounds.stop):
             # 1. Who takes part; an extra forward pass where a module asks for one.
             states = _attending(strategy, params, fed.seed, server.round)
-            present = [client for client in strategy.clients if states.get(client.id) != "failed"]
-            present = [client for client in present if client.id in states]
+            present = [c for c in strategy.clients if states.get(c.id) in ("trained", "late")]
             asking = [c for c in present if any(m.fresh(c) for m in strategy.modules)]
             jobs = [_job(fed, server, client, fixed, fresh=True) for client in asking]
             uploads = workers.run(jobs)
