@@ -52,13 +52,14 @@ def check(method, work, participation=EVERYONE, held=toy.HELD, strategy=None, **
     network = toy.Linear() if linear else toy.Quadratic()
     members = toy.clients(held, overlap=linear)
     params = params_of(method, 3 if linear else 5, participation, **train)
+    there = ("trained", "late") if method == "local" else ("trained",)  # late for what?
     problem = reference.Problem(
         network,
         members,
         toy.RATE,
         params.train.rounds,
         toy.STEPS,
-        [toy.present(members, params, t) for t in range(params.train.rounds)],
+        [toy.present(members, params, t, there) for t in range(params.train.rounds)],
         HYPER.get(method, MIM),
         params.train.momentum,
         uniform=params.train.weights == "uniform",

@@ -196,7 +196,7 @@ def run(method, network, members, params, work, strategy=None, workers=1, steps=
     return federate(fed, initial)
 
 
-def present(members, params, round_index):
+def present(members, params, round_index, states=("trained",)):
     """The clients whose updates count in a round, by the drawn schedule."""
-    states = attendance(members, params.participation, 1, round_index)
-    return [client for client in members if states.get(client.id) == "trained"]
+    found = attendance(members, params.participation, 1, round_index)
+    return [client for client in members if found.get(client.id) in states]

@@ -108,15 +108,18 @@ def resume(fed: Federation) -> tuple[Server, list[Row]] | None:
 
 
 def _workers(fed: Federation) -> Workers:
-    if fed.workers > 1 and fed.build is not None:
-        return Workers(fed.workers, fed.build, "spawn")
-    return Workers(fed.workers, lambda place: (fed.task, fed.strategy))
+    count = max(1, min(fed.workers, len(fed.strategy.clients)))
+    if count > 1 and fed.build is not None:
+        return Workers(count, fed.build, "spawn")
+    return Workers(count, lambda place: (fed.task, fed.strategy))
 
 
 def _attending(strategy: Strategy, params: Params, seed: int, round_index: int) -> dict[str, State]:
     if strategy.clients != strategy.population:  # centralised: one machine, always there
         return {client.id: "trained" for client in strategy.clients}
     states = attendance(strategy.clients, params.participation, seed, round_index)
+    if not strategy.exchanges:  # there is no server that a client could be late for
+        states = {c: "trained" if state == "late" else state for c, state in states.items()}
     for client, state in states.items():
         if state != "trained":
             log.warning("round %d: the client %s %s", round_index + 1, client, ABSENT[state])

@@ -118,7 +118,7 @@ class Workers:
                 except (EOFError, OSError):
                     raise self._died(found, client) from None
                 if kind == "failed":
-                    raise result[0] if isinstance(result[0], UserError) else RuntimeError(result[1])
+                    raise result
                 yield client, result
                 if waiting:
                     self._send(found, waiting.pop(0), busy)
@@ -157,8 +157,10 @@ def _serve(pipe: Connection, inherited: list[Connection], build: Build, place: i
             if built is None:
                 built = build(place)
             answer: tuple[str, Any] = ("done", job.run(*built))
-        except Exception as error:
-            answer = ("failed", (error, traceback.format_exc()))
+        except UserError as error:
+            answer = ("failed", error)
+        except Exception:  # one that can be sent, whatever it was
+            answer = ("failed", RuntimeError(traceback.format_exc()))
         try:
             pipe.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
         except OSError:

@@ -1,6 +1,0 @@
-"""The small federation is a module of its own beside the tests."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
