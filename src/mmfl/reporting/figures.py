@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from mmfl.reporting.style import INK, MUTED, heat, looks, save_svg, short, style
 from mmfl.reporting.writers import write_csv
 
 WIDTH = 7.6  # inches
+TOGETHER = 12  # curves that one panel can hold
 CAPTIONS = {  # name: (alternative text, caption)
     "differences": (
         "Paired differences to the baseline",
@@ -35,8 +37,8 @@ CAPTIONS = {  # name: (alternative text, caption)
     "missing": (
         "Score by missing rate for each removed modality",
         "Macro average precision when a share of the test patches lacks a modality, the same "
-        "patches for all methods. Vertical lines: 95 % intervals over seeds. "
-        "Points of one rate stand side by side.",
+        "patches for all methods, with 95 % intervals over seeds. Where each method has a panel, "
+        "the broad pale lines are the baseline's.",
     ),
     "classes": (
         "Average precision per class and method",
@@ -71,10 +73,7 @@ def learning(rounds: pd.DataFrame, labels: dict[str, str], baseline: str) -> Fig
     if not known:
         return nothing("No validation score was recorded during training.")
     with style():
-        columns = min(4, len(known))
-        lines = math.ceil(len(known) / columns)
-        figure = Figure(figsize=(WIDTH, 1.55 * lines + 0.35), layout="constrained")
-        axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        figure, axes = _panels(known)
         means = rounds.groupby(["run", "round"])["value"].mean() * 100
         looked = looks(list(labels), baseline)
         for ax, run in zip(axes, known, strict=False):
@@ -87,10 +86,6 @@ def learning(rounds: pd.DataFrame, labels: dict[str, str], baseline: str) -> Fig
             ax.plot(means[run].index, means[run], color=colour)
             ax.set_title(_wrap(labels[run], 26))
             ax.grid(True)
-        for ax in axes[len(known) :]:
-            ax.set_visible(False)
-        for place in range(max(0, len(known) - columns), len(known)):
-            axes[place].tick_params(labelbottom=True)
         figure.supxlabel("Round", fontsize=8.5)
         figure.supylabel("Validation AP macro (%)", fontsize=8.5)
     return figure
@@ -99,12 +94,16 @@ def learning(rounds: pd.DataFrame, labels: dict[str, str], baseline: str) -> Fig
 def missing(curves: pd.DataFrame, labels: dict[str, str], baseline: str) -> Figure:
     """Score by missing rate: a panel per removed modality. Bars: 95 % interval over seeds.
 
+    With more than `TOGETHER` runs a panel per run, a line per removed modality.
+
     Args:
         curves: run, removed, rate, mean, low, high.
     """
     removed = sorted(curves["removed"].dropna().unique())
     if not removed:
         return nothing("The archive has one modality only: none can be missing.")
+    if len(labels) > TOGETHER:
+        return _missing_apart(curves, labels, baseline, removed)
     with style():
         figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
         axes = figure.subplots(1, len(removed), sharey=True, squeeze=False).ravel()
@@ -127,6 +126,48 @@ def missing(curves: pd.DataFrame, labels: dict[str, str], baseline: str) -> Figu
         names = [_wrap(name, 24) for name in names]
         figure.legend(handles, names, loc="outside right upper", fontsize=7.5, handlelength=2.6)
     return figure
+
+
+def _missing_apart(
+    curves: pd.DataFrame, labels: dict[str, str], baseline: str, removed: list[str]
+) -> Figure:
+    known = [run for run in labels if (curves["run"] == run).any()]
+    with style():
+        figure, axes = _panels(known)
+        looked = looks(["", *removed], "")
+        for ax, run in zip(axes, known, strict=False):
+            for modality in removed:
+                lost = curves[curves["removed"] == modality].sort_values("rate")
+                reference, own = lost[lost["run"] == baseline], lost[lost["run"] == run]
+                colour = looked[modality]["color"]
+                if run != baseline:
+                    ax.plot(reference["rate"], reference["mean"] * 100, color=colour,
+                            linewidth=2.4, alpha=0.25)  # fmt: skip
+                ax.plot(own["rate"], own["mean"] * 100, color=colour, linewidth=1.1,
+                        label=f"{modality_names(modality)} removed")  # fmt: skip
+                if own["low"].notna().any():
+                    ax.fill_between(own["rate"], own["low"] * 100, own["high"] * 100,
+                                    color=colour, alpha=0.12, linewidth=0)  # fmt: skip
+            ax.set_title(_wrap(labels[run], 26))
+            ax.grid(True, axis="y")
+        figure.supxlabel("Test patches without it (%)", fontsize=8.5)
+        figure.supylabel("AP macro (%)", fontsize=8.5)
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper right", ncols=len(names), fontsize=7.5)
+    return figure
+
+
+def _panels(runs: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """A panel for each run, four in a line, the last ones hidden."""
+    columns = min(4, len(runs))
+    lines = math.ceil(len(runs) / columns)
+    figure = Figure(figsize=(WIDTH, 1.55 * lines + 0.35), layout="constrained")
+    axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for ax in axes[len(runs) :]:
+        ax.set_visible(False)
+    for place in range(max(0, len(runs) - columns), len(runs)):
+        axes[place].tick_params(labelbottom=True)
+    return figure, list(axes)
 
 
 def classes(scores: pd.DataFrame, labels: dict[str, str]) -> Figure:

@@ -68,7 +68,7 @@ def ablation(
     Every row under both shared statistics policies, so that a module and a policy are not taken
     for one another.
     """
-    modules = runs["method"].str.startswith(f"{baseline}+") & (runs["variant"] == "default")
+    modules = runs["method"].str.startswith(f"{baseline}+")
     itself = (runs["method"] == baseline) & (runs["variant"] == "default")
     rival = (runs["method"] == baseline) & (runs["normalisation"] == "client") & ~itself
     chosen = runs[itself | modules | rival]
