@@ -38,6 +38,26 @@ def test_a_figure_without_data_says_so(tmp_path):
         assert "<text" in (tmp_path / f"{name}.svg").read_text()
 
 
+def test_many_methods_have_a_panel_each(tmp_path):
+    labels = {f"r{i}": f"method {i}" for i in range(figures.TOGETHER + 1)}
+    curves = pd.DataFrame(
+        [
+            {"run": run, "removed": q, "rate": rate, "mean": 0.5, "low": 0.4, "high": 0.6}
+            for run in labels for q in ("s1", "s2") for rate in (0, 50, 100)
+        ]
+    )  # fmt: skip
+    apart = figures.missing(curves, labels, "r0")
+    shown = [ax for ax in apart.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in shown] == list(labels.values())
+    assert len(shown[0].lines) == 2 and len(shown[1].lines) == 4  # with the baseline's
+    few = {run: labels[run] for run in list(labels)[:3]}
+    assert len(figures.missing(curves, few, "r0").axes) == 2
+    for name in ("one", "two"):
+        figures.save(tmp_path / name, "missing", figures.missing(curves, labels, "r0"), curves)
+    one, two = ((tmp_path / name / "missing.svg").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
 def test_every_run_looks_different():
     runs = [f"r{i}" for i in range(12)]
     found = {tuple(look.values()) for look in looks(runs, "r3").values()}
