@@ -48,7 +48,7 @@ def test_many_methods_have_a_panel_each(tmp_path):
     )  # fmt: skip
     apart = figures.missing(curves, labels, "r0")
     shown = [ax for ax in apart.axes if ax.get_visible()]
-    assert [ax.get_title() for ax in shown] == list(labels.values())
+    assert [ax.get_title("left") for ax in shown] == list(labels.values())
     assert len(shown[0].lines) == 2 and len(shown[1].lines) == 4  # with the baseline's
     few = {run: labels[run] for run in list(labels)[:3]}
     assert len(figures.missing(curves, few, "r0").axes) == 2
