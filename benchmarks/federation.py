@@ -54,7 +54,9 @@ class Bench:
         spec = RunSpec("simulated", "", method, "default", 1, label)
         task, strategy, _ = parts_of(spec, params, self.data, torch.device("cpu"))
         initial = {k: v.detach().clone() for k, v in task.network.state_dict().items()}
-        fed = Federation(task, strategy, params, 1, lambda m: 0.0, work, label, workers=workers)
+        fed = Federation(
+            task, strategy, params, 1, lambda m: 0.0, lambda q: 0.0, work, label, workers=workers
+        )
         return fed, initial
 
 

@@ -57,7 +57,15 @@ def federation(
     task = Classification(network, data, normaliser, params, 1, torch.device("cpu"))
     identity = {"method": method, "parameters": dump["train"] | {"rounds": 0}}
     return Federation(
-        task, strategy, params, 1, lambda m: 1.0, work, identity=identity, workers=workers
+        task,
+        strategy,
+        params,
+        1,
+        lambda m: 1.0,
+        lambda q: 0.25,
+        work,
+        identity=identity,
+        workers=workers,
     ), initial
 
 

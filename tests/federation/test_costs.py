@@ -6,9 +6,9 @@ import pytest
 from small import federation
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmfl.federation.local_update import local_update
+from mmfl.federation.local_update import fresh_features, local_update
 from mmfl.federation.loop import federate
-from mmfl.models.flops import FORMULAS, training_flops
+from mmfl.models.flops import FORMULAS, forward_flops, training_flops
 
 
 @pytest.mark.parametrize("assignment", ["duplicate", "both"])
@@ -31,6 +31,21 @@ def test_reported_flops_are_those_of_real_steps(store, tmp_path, method, assignm
         ) for modalities, count in update.samples.items()
     )  # fmt: skip
     assert reported == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_the_extra_pass_of_a_fresh_bank_is_counted(store, tmp_path):
+    fed, initial = federation(store, tmp_path, "mf+mim", **{"mim.bank": "fresh"})
+    server = fed.strategy.start(initial)
+    client = fed.strategy.clients[0]
+    broadcast = fed.strategy.broadcast(server, client)
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        fresh_features(fed.task, fed.strategy, broadcast, client)
+    (q,) = client.modalities
+    one = forward_flops(fed.task.network, q, fed.params.train.size, batch=5)
+    assert one * client.size == pytest.approx(counter.get_total_flops(), rel=1e-9)
+    _, rows = federate(fed, initial)  # flops 1 per sample of a step, 0.25 of the extra pass
+    found = [r["flops"] for r in rows if r["client"] == client.id]
+    assert found == [client.size * 1.25] * 3
 
 
 def test_moons_extra_passes_cost_two_forward_passes(store, tmp_path):

@@ -191,7 +191,9 @@ def run(method, network, members, params, work, strategy=None, workers=1, steps=
         built = strategy(
             network.infos(), members, built.hyper, built.modules, built.weights, built.policy
         )
-    fed = Federation(Task(network, steps), built, params, 1, lambda m: 1.0, work, workers=workers)
+    fed = Federation(
+        Task(network, steps), built, params, 1, lambda m: 1.0, lambda q: 0.0, work, workers=workers
+    )
     initial = {key: value.detach().clone() for key, value in network.state_dict().items()}
     return federate(fed, initial)
 

@@ -30,6 +30,7 @@ class Federation:
 
     Attributes:
         flops: FLOPs of a training step per sample, by the modalities that the sample has.
+        forward: FLOPs of a forward pass with projection per sample, by modality.
         work: folder of the checkpoints.
         identity: what decides the run's bits, JSON; a checkpoint with another one is refused.
         build: makes a worker's task and strategy where it cannot be forked.
@@ -41,6 +42,7 @@ class Federation:
     params: Params
     seed: int
     flops: Callable[[tuple[str, ...]], float]
+    forward: Callable[[str], float]
     work: Path
     title: str = ""
     identity: dict[str, Any] = field(default_factory=dict)
@@ -165,8 +167,8 @@ def _rows(
             continue
         extra = uploads.get(client.id, {})
         flops = sum(fed.flops(m) * count for m, count in update.samples.items())
-        if extra:  # a forward pass is a third of a step
-            flops += sum(fed.flops((q,)) * len(client.train[q]) / 3 for q in client.modalities)
+        if extra:
+            flops += sum(fed.forward(q) * len(client.train[q]) for q in client.modalities)
         row |= {
             "samples": sum(update.samples.values()),
             "steps": update.steps,

@@ -78,6 +78,18 @@ def training_flops(
     return counter.get_total_flops() / batch
 
 
+@torch.no_grad()
+def forward_flops(network: Network, modality: str, size: int, batch: int = 8) -> float:
+    """FLOPs of one forward pass with projection, per sample; running statistics stay."""
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    network.train()
+    x = _images(network, modality, size, batch)
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        network.project(modality, network.features(modality, x))
+    network.load_state_dict(before)
+    return counter.get_total_flops() / batch
+
+
 def _images(network: Network, modality: str, size: int, batch: int) -> torch.Tensor:
     parameter = next(network.parameters())
     first = network.backbone(modality).stem[0]

@@ -28,7 +28,7 @@ from mmfl.federation.setup import build_network, build_strategy, choose_devices
 from mmfl.federation.task import Classification, Task
 from mmfl.federation.workers import Build, deterministic
 from mmfl.files import digest, file_sha256, write_json, write_text
-from mmfl.models.flops import training_flops
+from mmfl.models.flops import forward_flops, training_flops
 from mmfl.models.network import initialise
 from mmfl.params import Params, RunSpec, find_entry, resolve, runs_of
 from mmfl.strategies.base import Server, Strategy, everyone
@@ -109,8 +109,12 @@ def train_one(
             projected=strategy.projects, extra_forwards=strategy.extra_forwards,
         )  # fmt: skip
 
+    @functools.cache
+    def forward(modality: str) -> float:
+        return forward_flops(task.network, modality, params.train.size)
+
     fed = Federation(
-        task, strategy, params, spec.seed, flops,
+        task, strategy, params, spec.seed, flops, forward,
         unit.folder / WORK, f"{spec.label} seed {spec.seed}", identity(spec, params, inputs),
         workers, build if devices[0].type == "cuda" else None,
     )  # fmt: skip
