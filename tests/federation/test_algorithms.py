@@ -35,6 +35,7 @@ def test_resumed_is_uninterrupted_to_the_bit(store, tmp_path, method):
         resumed, rows_resumed = federate(part, initial)
     assert same(whole, resumed)
     assert rows == rows_resumed
+    assert len(list((tmp_path / "whole").glob("round-*"))) == 2  # the last and the one before
 
 
 @pytest.mark.parametrize("method", [*ALL, *COMPOSED])
