@@ -103,6 +103,7 @@ def test_scopes_of_mf_and_heads_only_where_a_loss_reaches_them(store, tmp_path):
     server, _ = federate(fed, initial)
     scopes = {name.split(".")[0] + ":" + scope for scope, name in server.parameters}
     assert scopes == {"backbones:s1", "backbones:s2", "heads:s1", "heads:s2", "classifier:all"}
+    assert {scope for scope, _ in server.statistics["modality"]} == {"s1", "s2"}
     assert {scope for scope, _ in server.statistics["local"]} == {"a-s1", "a-s2", "b-s1", "b-s2"}
 
 
