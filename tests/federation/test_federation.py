@@ -107,6 +107,20 @@ def test_scopes_of_mf_and_heads_only_where_a_loss_reaches_them(store, tmp_path):
     assert {scope for scope, _ in server.statistics["local"]} == {"a-s1", "a-s2", "b-s1", "b-s2"}
 
 
+def test_statistics_that_stay_with_the_client_do_not_travel(store, tmp_path):
+    sent = {}
+    for policy in ("modality", "average", "local"):
+        fed, initial = federation(
+            store, tmp_path / policy, **{"train.statistics": policy, "train.rounds": 1}
+        )
+        _, rows = federate(fed, initial)
+        sent[policy] = rows[0]["bytes_up"], rows[0]["bytes_down"]
+    statistics = sum(v.nbytes for k, v in initial.items() if "s1" in k and "running" in k)
+    assert sent["modality"] == sent["average"]
+    for one, other in zip(sent["modality"], sent["local"], strict=True):
+        assert one - other == statistics > 0
+
+
 def test_order_of_updates_changes_nothing(store, tmp_path):
     from mmfl.federation.local_update import local_update
 
