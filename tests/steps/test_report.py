@@ -171,7 +171,7 @@ def test_the_page_is_self_contained_and_escaped(made, tmp_path):
     body = text[text.index("<body>") + 6 :].lstrip()
     assert body.startswith('<p class="simulated">The data of this report are simulated')
     assert text.count("<svg ") == 1 + len(figures.CAPTIONS) and "data:image/png;base64," in text
-    for number in ("belgium-s1", "31 only in S1", "Peak memory", "0f0f0f"):
+    for number in ("belgium-s1", "31 of S1", "Peak memory", "0f0f0f"):
         assert number in text
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mmfl.reporting.cells import ALPHA
 from mmfl.reporting.layout import NAMES, modality_names
@@ -86,6 +87,7 @@ def learning(rounds: pd.DataFrame, labels: dict[str, str], baseline: str) -> Fig
             ax.plot(means[run].index, means[run], color=colour)
             ax.set_title(_wrap(labels[run], 26))
             ax.grid(True)
+        axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
         figure.supxlabel("Round", fontsize=8.5)
         figure.supylabel("Validation AP macro (%)", fontsize=8.5)
     return figure

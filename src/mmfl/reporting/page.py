@@ -127,14 +127,15 @@ def clients_table(clients: pd.DataFrame, summary: dict[str, Any]) -> Table:
     ]
     empty = _listed(summary.get("empty_clients", []))
     lonely = summary.get("without_partner", {})
-    lonely_text = _listed([f"{count:,} only in {q.upper()}" for q, count in sorted(lonely.items())])
+    lonely_text = _listed([f"{count:,} of {q.upper()}" for q, count in sorted(lonely.items())])
+    shared = summary.get("shared_training_pairs", 0)
     note = [
         "Partners: training locations that another client holds in another modality. Divergence: "
         "Jensen-Shannon (base 2) between the client's labels and those of all clients.",
         f"Clients without training patches: {empty}.",
-        f"Locations of the archive without a partner: {lonely_text}; that no client holds: "
-        f"{summary.get('without_holder', 0):,}.",
-        f"Training locations held in both modalities: {summary.get('shared_training_pairs', 0):,}.",
+        f"Locations of the archive that lack another modality: {lonely_text}; that no client "
+        f"holds: {summary.get('without_holder', 0):,}.",
+        f"Training locations held in several modalities: {shared:,}.",
     ]
     header = ["Client", "Group", "Modality", "Training", "Validation", "Test", "Partners",
               "Classes", "Divergence"]  # fmt: skip
