@@ -9,6 +9,7 @@ from small import federation, parameters, same
 from torch.nn import functional as F
 
 from mmfl.errors import UserError
+from mmfl.federation.local_update import fresh_features
 from mmfl.federation.loop import federate
 from mmfl.federation.setup import build_network, tensor_infos
 from mmfl.federation.task import classification_loss, schedule
@@ -164,6 +165,23 @@ def test_feature_bank(store, tmp_path, bank):
         assert fed.task.data.present[q][ids].all() and fed.task.data.present[other][ids].all()
         norms = server.state["mim"][q, "values"].norm(dim=1)
         torch.testing.assert_close(norms, torch.ones(len(ids)), rtol=1e-5, atol=1e-5)
+
+
+def test_the_fresh_pass_uses_batch_statistics(store, tmp_path):
+    """Also after a validation, which leaves the network in evaluation mode."""
+    fed, initial = federation(store, tmp_path, "mf+mim", **{"mim.bank": "fresh"})
+    client = fed.strategy.clients[0]
+    (q,) = client.modalities
+    broadcast = fed.strategy.broadcast(fed.strategy.start(initial), client)
+    fed.task.network.eval()
+    found = fresh_features(fed.task, fed.strategy, broadcast, client)["mim"]
+    net = copy.deepcopy(fed.task.network)
+    net.load_state_dict(initial)
+    net.train()
+    z = [net.project(q, net.features(q, x)).detach() for _, x in fed.task.pairs(client, q)]
+    held = np.isin(client.train[q], found[q, "ids"].numpy())
+    assert held.any()
+    assert torch.equal(found[q, "values"], torch.cat(z)[torch.from_numpy(held)])
 
 
 def test_mim_changes_the_backbone_and_weight_zero_does_not(store, tmp_path):
