@@ -168,12 +168,15 @@ def test_feature_bank(store, tmp_path, bank):
 
 
 def test_the_fresh_pass_uses_batch_statistics(store, tmp_path):
-    """Also after a validation, which leaves the network in evaluation mode."""
+    """And the weights it is sent, also after a validation, which leaves other ones and its mode."""
     fed, initial = federation(store, tmp_path, "mf+mim", **{"mim.bank": "fresh"})
     client = fed.strategy.clients[0]
     (q,) = client.modalities
     broadcast = fed.strategy.broadcast(fed.strategy.start(initial), client)
     fed.task.network.eval()
+    with torch.no_grad():  # and the weights of whoever trained last
+        for parameter in fed.task.network.parameters():
+            parameter.zero_()
     found = fresh_features(fed.task, fed.strategy, broadcast, client)["mim"]
     net = copy.deepcopy(fed.task.network)
     net.load_state_dict(initial)
