@@ -55,6 +55,16 @@ def command(cache: str, workers: int = 1) -> subprocess.Popen:
     )  # fmt: skip
 
 
+def killed_at(cache: str, pattern: str) -> Path:
+    """Train until a file of the run's work exists, then kill -9; the folder of that work."""
+    job = command(cache)
+    while not list(Path(cache).glob(f"train/*/{pattern}")):
+        time.sleep(0.005)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    return next(Path(cache).glob("train/*/.work"))
+
+
 def run(seeds: list[int], rounds: int = 2) -> None:
     params = Params.model_validate(
         {
@@ -103,19 +113,9 @@ def test_killed_twice_it_ends_with_the_bits_of_an_undisturbed_run(project):
 
 def test_a_checkpoint_of_other_parameters_is_refused_by_the_command(project):
     """Put in the place of another run's, as a copied or renamed cache would."""
-    job = command("one")
-    while not list(Path("one").glob("train/*/.work/round-*.safetensors")):
-        time.sleep(0.005)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    source = next(Path("one").glob("train/*/.work"))
+    source = killed_at("one", ".work/round-*.safetensors")
     Path("params.yaml").write_text(TEXT.replace("batch: 4", "batch: 5"))
-    other = command("two")
-    while not list(Path("two").glob("train/*/.work")):
-        time.sleep(0.005)
-    other.send_signal(signal.SIGKILL)
-    other.wait()
-    target = next(Path("two").glob("train/*/.work"))
+    target = killed_at("two", ".work")
     for path in target.iterdir():
         path.unlink()
     for path in source.glob("*.safetensors"):
