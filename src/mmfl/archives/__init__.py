@@ -5,7 +5,9 @@ To add an archive: a file with a subclass of `base.Archive`, and a line in `ARCH
 
 from __future__ import annotations
 
-from mmfl.archives.base import Archive, Band, Fault, Modality
+from pathlib import Path
+
+from mmfl.archives.base import Archive, Band, Fault, Mask, Modality
 from mmfl.archives.bigearthnet_v1 import BigEarthNetV1
 from mmfl.archives.bigearthnet_v2 import BigEarthNetV2
 from mmfl.errors import UserError
@@ -16,11 +18,19 @@ ARCHIVES: dict[str, Archive] = {
 }
 
 
-def get(name: str) -> Archive:
-    """The archive of this name; `UserError` names the known ones."""
-    if name not in ARCHIVES:
-        raise UserError(f"archive {name}: unknown, expected one of {', '.join(ARCHIVES)}")
-    return ARCHIVES[name]
+def get(name: str, root: Path | None = None) -> Archive:
+    """The archive of this name; one of your own is described by the file `root`.
+
+    Raises:
+        UserError: unknown (names the known ones), or its description is wrong.
+    """
+    if name in ARCHIVES:
+        return ARCHIVES[name]
+    if root is not None and root.suffix in (".yaml", ".yml"):
+        from mmfl.archives.folder import Folder
+
+        return Folder.described_by(name, root)
+    raise UserError(f"archive {name}: unknown, expected one of {', '.join(ARCHIVES)}")
 
 
-__all__ = ["ARCHIVES", "Archive", "Band", "Fault", "Modality", "get"]
+__all__ = ["ARCHIVES", "Archive", "Band", "Fault", "Mask", "Modality", "get"]

@@ -6,11 +6,13 @@ metadata table comes from and where a band of a patch lies. Reading pixels is th
 
 from __future__ import annotations
 
+import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,13 @@ import rasterio.env
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from mmfl.errors import DamagedFile, UserError
+from mmfl.params.tasks import IGNORED
 
 REMEDY = "fetch it again, or leave it out with split.on_error: skip"
 COLUMNS = ("pair", "s1", "s2", "split", "country", "month", "season", "tile", "labels")
+MASK_COLUMNS = ("labels", "height", "width", "crs", "transform")  # of `labels/index.parquet`
 SPLITS = ("train", "validation", "test")
+log = logging.getLogger(__name__)
 SEASONS = {month: ["DJF", "MAM", "JJA", "SON"][month % 12 // 3] for month in range(1, 13)}
 
 
@@ -31,24 +36,32 @@ SEASONS = {month: ["DJF", "MAM", "JJA", "SON"][month % 12 // 3] for month in ran
 class Band:
     """One band as it lies on disk.
 
-    `resolution` in metres, `size` in pixels of a side, `dtype` a numpy name, `mean` and `std` as
-    published for the archive, in the band's own unit (reflectance x 10,000; dB).
+    `resolution` in metres, `size` in pixels of a side (None: the archive's images differ), `dtype`
+    a numpy name, `mean` and `std` as published for the archive (None: not published), in the
+    band's own unit (reflectance x 10,000; dB). Pixels of the value `nodata` are gaps, as NaN is
+    where `gaps` says that there may be some.
     """
 
     name: str
     resolution: int
-    size: int
+    size: int | None
     dtype: str
-    mean: float
-    std: float
+    mean: float | None = None
+    std: float | None = None
+    nodata: float | None = None
+    gaps: bool = False
 
 
 @dataclass(frozen=True)
 class Modality:
-    """A sensor and its bands, in the order in which they are stored and fed to a network."""
+    """A sensor and its bands, in the order in which they are stored and fed to a network.
+
+    `show`: one to three bands that make its picture.
+    """
 
     name: str
     bands: tuple[Band, ...]
+    show: tuple[str, ...] = ()
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -82,11 +95,28 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Mask:
+    """The classes of a tile's pixels.
+
+    `classes` (H, W) uint8, 255: ignored. `crs` is a text that rasterio understands and `transform`
+    the six numbers of its Affine, or both None where the file has no georeference.
+    """
+
+    classes: np.ndarray
+    crs: str | None = None
+    transform: tuple[float, ...] | None = None
+
+
+MASK = Modality("mask", (Band("class", 10, None, "uint8", nodata=IGNORED),))
+
+
+@dataclass(frozen=True)
 class Archive(ABC):
     """An archive: facts as fields, and a reader of its metadata and pixels.
 
-    `task` is "multilabel"; `classes` are the names, a label is an index into them;
-    `metadata_files` are relative to the root, those that `metadata` may read.
+    `task` is "multilabel" or "pixel" (params/tasks.py); `classes` are the names, a label is an
+    index into them; `metadata_files` are relative to the root, those that `metadata` may read.
+    `colours`: one like #1b7837 per class, or none.
     """
 
     name: str
@@ -94,25 +124,44 @@ class Archive(ABC):
     classes: tuple[str, ...]
     modalities: dict[str, Modality]
     metadata_files: tuple[str, ...]
+    colours: tuple[str, ...] = field(default=(), kw_only=True)
+    licence: str = field(default="not stated", kw_only=True)
 
     @abstractmethod
     def metadata(
         self, root: Path, *, snow: bool = False, cloud_or_shadow: bool = False
     ) -> pd.DataFrame:
-        """One row per location and date, sorted by `pair`, with the columns `COLUMNS`.
+        """One row per location and date, sorted by `pair`.
 
-        `s1` and `s2` are the patch's name in the modality, or None where the archive lacks it;
-        `month` int 1-12; `season` DJF, MAM, JJA or SON; `tile` like T33UUP; `labels` sorted class
-        indices, int8 arrays, or all None where the tables hold none (see `labelled`). Patches with
-        seasonal snow, cloud or shadow only when asked for. Names may be listed twice.
-        Raises `UserError` for a missing or malformed table.
+        Columns: `pair`; each modality (`s1`, `s2`): the patch's name in it, or None where the
+        archive lacks it; `split` (`SPLITS`); any columns that group locations, such as `country`,
+        `month` int 1-12, `season` DJF, MAM, JJA or SON, `tile` like T33UUP, `region`; `labels`
+        sorted class indices, int8 arrays, or all None where the tables hold none (see
+        `labelled`). Patches with seasonal snow, cloud or shadow only when asked for. Names may be
+        listed twice. Raises `UserError` for a missing or malformed table.
         """
 
     def labelled(
         self, root: Path, rows: pd.DataFrame, workers: int = 1
     ) -> tuple[pd.DataFrame, list[Fault]]:
-        """Rows of `metadata` with labels that lie beside the images; those without are faults."""
-        return rows, []
+        """Rows of `metadata` with labels that lie beside the images; those without are faults.
+
+        For the pixel task from the masks, with the columns `MASK_COLUMNS`.
+        """
+        return label_tiles(self, root, rows, workers) if self.task == "pixel" else (rows, [])
+
+    def mask(self, root: Path, pair: str) -> Mask:
+        """The classes of a tile's pixels (pixel task); `DamagedFile` as `read`."""
+        raise NotImplementedError(f"{self.name} has no masks")
+
+    def tiles(self, root: Path) -> pd.DataFrame | None:
+        """The tiles whose imagery has to be found by STAC; None: the archive has its images.
+
+        Columns: name; crs (EPSG:32633); transform (six numbers of rasterio's Affine); height,
+        width; product (the Sentinel-2 product that the tile was drawn on, or None); date
+        (YYYY-MM-DD).
+        """
+        return None
 
     def names(self, root: Path) -> dict[str, set[str]]:
         """modality -> every patch that the tables know, excluded ones too."""
@@ -132,8 +181,19 @@ class Archive(ABC):
         self.modality(modality).band(band)
         return self.patch_folder(root, modality, patch) / f"{patch}_{band}.tif"
 
+    def shape(self, root: Path, modality: str, patch: str) -> tuple[int, int]:
+        """(H, W) of a patch's finest bands; called where bands have no `size`."""
+        path = self.patch_folder(root, modality, patch)
+        try:
+            with pixels_only(), rasterio.open(path) as source:
+                return source.height, source.width
+        except RasterioError as error:
+            raise DamagedFile(path, f"cannot be read ({_one_line(error)}); {REMEDY}") from None
+
     def modality(self, name: str) -> Modality:
         """The modality of this name; `UserError` names the known ones."""
+        if name == MASK.name and self.task == "pixel":
+            return MASK
         if name not in self.modalities:
             known = ", ".join(self.modalities)
             raise UserError(f"modality {name}: not in archive {self.name}, expected one of {known}")
@@ -148,6 +208,48 @@ class Archive(ABC):
         return read_band(
             self.band_path(root, modality, patch, band), self.modality(modality).band(band)
         )
+
+    def read_patch(self, root: Path, modality: str, patch: str, resolution: int) -> np.ndarray:
+        """(bands, H, W) of one resolution, native dtype and values; `DamagedFile` as `read`."""
+        if modality == MASK.name:
+            return self.mask(root, patch).classes[None]
+        bands = self.modality(modality).at(resolution)
+        return np.stack([self.read(root, modality, patch, band.name) for band in bands])
+
+
+def label_tiles(
+    archive: Archive, root: Path, rows: pd.DataFrame, workers: int = 1
+) -> tuple[pd.DataFrame, list[Fault]]:
+    """Rows with the columns `MASK_COLUMNS`, from every tile's mask; a damaged one is a fault.
+
+    A tile without a single pixel that has a class is left out, with a warning.
+    """
+
+    def look(pair: str) -> tuple[object, ...] | Fault:
+        try:
+            mask = archive.mask(root, pair)
+        except DamagedFile as error:
+            return Fault(MASK.name, pair, error.path, error.reason)
+        found = np.unique(mask.classes)
+        return (found[found != IGNORED].astype(np.int8), *mask.classes.shape, mask.crs,
+                None if mask.transform is None else list(mask.transform))  # fmt: skip
+
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        found = list(pool.map(look, rows["pair"]))
+    faults = [item for item in found if isinstance(item, Fault)]
+    seen = [not isinstance(item, Fault) for item in found]
+    rows = rows[seen].reset_index(drop=True)
+    kept = [item for item in found if not isinstance(item, Fault)]
+    for place, column in enumerate(MASK_COLUMNS):
+        rows[column] = pd.Series([item[place] for item in kept], dtype=object)
+    rows = rows.astype({"height": "int64", "width": "int64"})
+    bare = rows["labels"].map(len) == 0
+    if bare.any():
+        log.warning(
+            "%s: %d tiles have no pixel with a class and are left out, e.g. %s",
+            root, bare.sum(), rows["pair"][bare].iloc[0],
+        )  # fmt: skip
+    return rows[~bare].reset_index(drop=True), faults
 
 
 @contextmanager
@@ -187,6 +289,7 @@ def read_band(path: Path, band: Band) -> np.ndarray:
 
 
 def _check(path: Path, band: Band, source: rasterio.DatasetReader) -> None:
+    assert band.size is not None
     found = f"{source.count} x {source.height} x {source.width} {source.dtypes[0]}"
     expected = f"1 x {band.size} x {band.size} {band.dtype}"
     if found != expected:

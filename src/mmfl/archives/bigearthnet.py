@@ -82,6 +82,7 @@ CORINE: dict[int, tuple[str, int | None]] = {
     523: ("Sea and ocean", 18),
 }
 
+SHOW = {"s1": ("VV", "VH"), "s2": ("B04", "B03", "B02")}
 # name -> metres, pixels of a side
 S1_BANDS = {"VV": (10, 120), "VH": (10, 120)}
 S2_BANDS = {
@@ -112,6 +113,7 @@ def modalities(statistics: dict[str, tuple[float, float]]) -> dict[str, Modality
                 Band(band, resolution, size, dtype, *statistics[band])
                 for band, (resolution, size) in bands.items()
             ),
+            SHOW[name],
         )
         for name, dtype, bands in (("s1", "float32", S1_BANDS), ("s2", "uint16", S2_BANDS))
     }

@@ -81,6 +81,7 @@ class BigEarthNetV1(Archive):
     name: str = "bigearthnet-v1"
     task: str = "multilabel"
     classes: tuple[str, ...] = CLASSES
+    licence: str = field(default="CDLA-Permissive-1.0", kw_only=True)
     modalities: dict[str, Modality] = field(default_factory=lambda: MODALITIES)
     metadata_files: tuple[str, ...] = tuple(f"{name}{end}" for name in TABLES for end in PACKED)
 

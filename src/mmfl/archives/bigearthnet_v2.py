@@ -82,6 +82,7 @@ class BigEarthNetV2(Archive):
     name: str = "bigearthnet-v2"
     task: str = "multilabel"
     classes: tuple[str, ...] = CLASSES
+    licence: str = field(default="CDLA-Permissive-1.0", kw_only=True)
     modalities: dict[str, Modality] = field(default_factory=lambda: MODALITIES)
     metadata_files: tuple[str, ...] = (METADATA, EXCLUDED)
 

@@ -14,6 +14,7 @@ from mmfl.params.algorithms import (
     parse_method,
     parts,
 )
+from mmfl.params.archives import ARCHIVES, S1_BANDS, S2_BANDS, SIMULATED, known
 from mmfl.params.loading import load, validate
 from mmfl.params.schema import (
     Params,
@@ -31,10 +32,7 @@ from mmfl.params.schema import (
     variant,
 )
 from mmfl.params.sections import (
-    ARCHIVES,
     ASSIGNMENTS,
-    S1_BANDS,
-    S2_BANDS,
     SCENARIOS,
     MethodEntry,
     Participation,
@@ -54,6 +52,7 @@ __all__ = [
     "S1_BANDS",
     "S2_BANDS",
     "SCENARIOS",
+    "SIMULATED",
     "Algorithms",
     "MethodEntry",
     "Params",
@@ -64,6 +63,7 @@ __all__ = [
     "clients_name",
     "entry",
     "find_entry",
+    "known",
     "label_of",
     "load",
     "one_of",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from mmfl.errors import UserError
+from mmfl.params.faults import one_line
 from mmfl.params.schema import Params
-from mmfl.params.sections import MethodEntry
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,30 +55,4 @@ def validate(data: dict[str, Any], where: str = "params") -> Params:
     try:
         return Params.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{where}: {_one_line(error)}") from None
-
-
-def _one_line(error: ValidationError) -> str:
-    fault = error.errors()[0]
-    key = ".".join(
-        str(part) for part in fault["loc"] if part not in ("str", "MethodEntry", "list[int]")
-    )
-    if fault["type"] == "extra_forbidden":
-        names = _names(fault["loc"][:-1])
-        near = difflib.get_close_matches(str(fault["loc"][-1]), names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
-        return f"unknown key {key}; {hint}"
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key}: found {fault['input']!r}; {message[0].lower()}{message[1:]}"
-
-
-def _names(location: tuple[Any, ...]) -> list[str]:
-    model: Any = Params
-    for part in location:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return list(MethodEntry.model_fields)
-        model = annotation
-    return list(model.model_fields)
+        raise UserError(f"{where}: {one_line(error)}") from None

@@ -5,17 +5,20 @@ from __future__ import annotations
 import difflib
 import functools
 import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mmfl.errors import UserError
 from mmfl.files import digest
 from mmfl.params.algorithms import ANCHORS, Algorithms, check_optimiser, parts
+from mmfl.params.archives import ARCHIVES, SIMULATED, Known, known
+from mmfl.params.faults import one_line
 from mmfl.params.sections import (
-    ARCHIVES,
+    SCENARIOS,
     Download,
     Evaluate,
     MethodEntry,
@@ -31,13 +34,21 @@ from mmfl.params.sections import (
     Tune,
     Whitening,
     one_of,
+    stored,
 )
 
 
 class Params(Section):
     """Everything that changes a result."""
 
-    archives: list[str] = Field(["simulated"], min_length=1)
+    archives: dict[str, dict[str, Any]] = Field(
+        {"simulated": {}},
+        min_length=1,
+        description="archive -> values in which its experiment differs, e.g. {train: {size: 64}}",
+    )
+    folders: dict[str, str] = Field(
+        {}, description="archives of your own: name -> description, docs/your-own-archive.md"
+    )
     simulate: Simulate = Simulate()  # type: ignore[call-arg]
     download: Download = Download()  # type: ignore[call-arg]
     split: Split = Split()  # type: ignore[call-arg]
@@ -52,41 +63,132 @@ class Params(Section):
     report: Report = Report()  # type: ignore[call-arg]
     tune: Tune = Tune()  # type: ignore[call-arg]
 
-    @field_validator("archives")
+    @field_validator("archives", mode="before")
     @classmethod
-    def _archives(cls, value: list[str]) -> list[str]:
-        for archive in value:
-            one_of(archive, ARCHIVES, "archive")
+    def _listed(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
         if len(set(value)) != len(value):
             raise ValueError("archives must be distinct")
-        return value
+        return {name: {} for name in value}
 
     @model_validator(mode="after")
     def _combinations(self) -> Params:
-        for name in self.download.local:
-            one_of(name, tuple(a for a in ARCHIVES if a != "simulated"), "archive")
-        for name in self.train.bands:
-            one_of(name, tuple(self.partition.modalities), "modality in train.bands")
-        entries = [entry(item) for item in self.train.methods]
-        if len({(item.method, variant(item)) for item in entries}) < len(entries):
-            twice = next(i.method for k, i in enumerate(entries) if i in entries[:k])
-            raise ValueError(f"train.methods: {twice} is listed twice")
-        for item in (*entries, *trials(self)):
-            _check(item.method, resolve(self, item) if item.set else self)
-        counts = {method: len(own) for method, own in _by_method(trials(self)).items()}
-        if len(set(counts.values())) > 1:
-            found = ", ".join(f"{method} {count}" for method, count in counts.items())
-            raise ValueError(f"tune.trials: found {found}; expected as many for every method")
-        if self.model.share_from_stage is not None:
-            stages = 3 if self.model.backbone == "compact" else 4
-            if self.model.share_from_stage > stages:
+        for name in self.folders:
+            if name in ARCHIVES or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
                 raise ValueError(
-                    f"model.share_from_stage: {self.model.backbone} has {stages} stages"
+                    f"folders: found {name!r}, expected a name of your own in lower case, such as "
+                    "my-floods"
                 )
-        if not any(item.method == self.report.baseline and not item.set for item in entries):
-            names = ", ".join(item.method for item in entries)
-            raise ValueError(f"report.baseline: {self.report.baseline} is not trained ({names})")
+        for archive in self.archives:
+            one_of(archive, (*ARCHIVES, *self.folders), "archive")
+        for name in self.download.local:
+            one_of(name, tuple(a for a in ARCHIVES if a not in SIMULATED), "archive")
+        if self._resolved():
+            _check_all(self, known(next(iter(self.archives)), self.folders))
+            return self
+        for archive in self.archives:
+            try:
+                self.of(archive)
+            except ValidationError as error:
+                raise ValueError(one_line(error, f"archives.{archive}")) from None
         return self
+
+    def of(self, archive: str) -> Params:
+        """The parameters that hold for an archive: its own values, modalities and bands in place.
+
+        Raises:
+            ValidationError, ValueError: its own values are wrong, or cannot be its own.
+        """
+        if self._resolved() and archive in self.archives:
+            return self
+        own = self.archives[archive]
+        for section, values in own.items():
+            if section not in OWN_OF_ARCHIVE:
+                raise ValueError(
+                    f"archives.{archive}: found {section}, expected sections of "
+                    f"{', '.join(OWN_OF_ARCHIVE)}"
+                )
+            for key in values if isinstance(values, dict) else ():
+                if f"{section}.{key}" in SAME_FOR_ALL:
+                    raise ValueError(
+                        f"archives.{archive}: {section}.{key} names folders and is the same for "
+                        "all archives; use a parameter file of its own"
+                    )
+        data = _merged(self.model_dump(exclude_unset=True), own)
+        data["archives"] = {archive: {}}
+        facts = known(archive, self.folders)
+        held = data.setdefault("partition", {}).setdefault("modalities", sorted(facts.bands))
+        bands = {q: list(facts.trained.get(stored(q), ())) for q in held}
+        data.setdefault("train", {}).setdefault("bands", bands)
+        return Params.model_validate(data)
+
+    def _resolved(self) -> bool:
+        """Whether these are the parameters of one archive, as `of` returns them."""
+        explicit = {"modalities"} <= self.partition.model_fields_set
+        explicit &= {"bands"} <= self.train.model_fields_set
+        return explicit and list(self.archives.values()) == [{}]
+
+
+# sections in which archives may differ, except for what names folders
+OWN_OF_ARCHIVE = ("split", "partition", "model", "whitening", "mim", "algorithms", "participation",
+                  "train", "evaluate", "report")  # fmt: skip
+SAME_FOR_ALL = ("partition.scenario", "partition.assignment", "partition.seed", "train.seeds")
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `own` in place; sections are merged, other values replaced."""
+    merged = dict(base)
+    for key, value in own.items():
+        inner = merged.get(key)
+        if isinstance(value, dict):
+            merged[key] = {**(inner or {}), **value}
+        else:
+            merged[key] = value
+    return merged
+
+
+def _check_all(params: Params, facts: Known) -> None:
+    """Refuse what an archive does not have, and methods that cannot run."""
+    held = tuple(params.partition.modalities)
+    for name in held:
+        _one_of(stored(name), tuple(sorted(facts.bands)), "modality", "partition.modalities")
+    for name, bands in params.train.bands.items():
+        _one_of(name, held, "modality", "train.bands")
+        for band in bands:
+            _one_of(band, facts.bands[stored(name)], "band", f"train.bands.{name}")
+    groups = {name for name in SCENARIOS if set(name.split("-")) <= {*facts.groups}}
+    allowed = ("random", "dirichlet", *sorted(groups | {*facts.groups} | {"region"}))
+    _one_of(params.partition.scenario, allowed, "scenario", "partition.scenario")
+    for key, column in (("countries", "country"), ("months", "month")):
+        if getattr(params.partition, key) is not None and column not in facts.groups:
+            raise ValueError(f"partition.{key}: the archive has no column {column}; set it to null")
+    if params.mim.features == "cells" and facts.task != "pixel":
+        raise ValueError("mim.features: found cells, expected pooled: only tiles have cells")
+    entries = [entry(item) for item in params.train.methods]
+    if len({(item.method, variant(item)) for item in entries}) < len(entries):
+        twice = next(i.method for k, i in enumerate(entries) if i in entries[:k])
+        raise ValueError(f"train.methods: {twice} is listed twice")
+    for item in (*entries, *trials(params)):
+        _check(item.method, resolve(params, item) if item.set else params)
+    counts = {method: len(own) for method, own in _by_method(trials(params)).items()}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{method} {count}" for method, count in counts.items())
+        raise ValueError(f"tune.trials: found {found}; expected as many for every method")
+    if params.model.share_from_stage is not None:
+        stages = 3 if params.model.backbone == "compact" else 4
+        if params.model.share_from_stage > stages:
+            raise ValueError(f"model.share_from_stage: {params.model.backbone} has {stages} stages")
+    if not any(item.method == params.report.baseline and not item.set for item in entries):
+        names = ", ".join(item.method for item in entries)
+        raise ValueError(f"report.baseline: {params.report.baseline} is not trained ({names})")
+
+
+def _one_of(value: str, names: tuple[str, ...], what: str, key: str) -> None:
+    try:
+        one_of(value, names, what)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
 
 
 def entry(item: str | MethodEntry) -> MethodEntry:
@@ -204,6 +306,7 @@ def clients_name(params: Params) -> str:
 
 def runs(params: Params, archive: str) -> list[RunSpec]:
     """Every run of an archive, in the order of `train.methods` and `train.seeds`."""
+    params = params.of(archive)
     items = [entry(item) for item in params.train.methods]
     return [spec for item in items for spec in runs_of(params, archive, item)]
 
@@ -238,10 +341,13 @@ def step_values(
     params: Params, step: str, archive: str, method: str | None = None, variant: str = "default"
 ) -> dict[str, Any]:
     """Exactly the values that change the result of a step (of one method for train, evaluate)."""
+    params = params.of(archive)
     dump = params.model_dump(mode="json")
     if step in ("simulate", "download"):
-        if archive == "simulated":
+        if archive in SIMULATED:
             return {"simulate": dump["simulate"]}
+        if archive in params.folders:
+            return {"folder": params.folders[archive]}
         return {"local": dump["download"]["local"].get(archive)}
     if step == "split":
         return dump["split"]

@@ -74,3 +74,8 @@ TASKS = {
     )
 }
 IGNORED = 255  # in a mask: a pixel without a class, in no loss and in no score
+
+
+def is_simulated(archive: str) -> bool:
+    """Whether an archive is drawn from the generative model, by its name."""
+    return archive.startswith("simulated")

@@ -1,0 +1,60 @@
+"""What the parameters have to know of an archive before its files are there.
+
+The archives themselves are in `mmfl/archives/`, which needs rasterio; this is read by Snakemake.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+S1_BANDS = ("VV", "VH")
+S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+S2_TRAINED = tuple(band for band in S2_BANDS if band not in ("B01", "B09"))  # 10 m and 20 m
+
+
+@dataclass(frozen=True)
+class Known:
+    """Task, bands of each modality (all, and those trained on by default), group columns."""
+
+    task: str
+    bands: dict[str, tuple[str, ...]]
+    trained: dict[str, tuple[str, ...]]
+    groups: tuple[str, ...]
+
+
+_BIGEARTHNET = Known(
+    "multilabel",
+    {"s1": S1_BANDS, "s2": S2_BANDS},
+    {"s1": S1_BANDS, "s2": S2_TRAINED},
+    ("country", "month", "season", "tile"),
+)
+_DYNAMICWORLD = Known(
+    "pixel",
+    {"s1": S1_BANDS, "s2": S2_TRAINED},
+    {"s1": S1_BANDS, "s2": S2_TRAINED},
+    ("hemisphere", "biome", "region", "place", "month", "season"),
+)
+ARCHIVES = {
+    "simulated": _BIGEARTHNET,
+    "simulated-tiles": _DYNAMICWORLD,
+    "bigearthnet-v1": _BIGEARTHNET,
+    "bigearthnet-v2": _BIGEARTHNET,
+    "dynamicworld-expert": _DYNAMICWORLD,
+}
+SIMULATED = ("simulated", "simulated-tiles")
+
+
+def known(name: str, folders: dict[str, str]) -> Known:
+    """The facts of an archive; those of an archive of one's own stand in its description.
+
+    Raises:
+        UserError: the description is not there, or wrong.
+    """
+    if name not in folders:
+        return ARCHIVES[name]
+    from mmfl.params.description import read_description
+
+    described = read_description(Path(folders[name]))
+    bands = {q: tuple(modality.bands) for q, modality in described.modalities.items()}
+    return Known(described.task, bands, bands, tuple(described.groups))
