@@ -8,7 +8,7 @@ MODALITIES = ("s1", "s2")  # every archive is encoded in these, each apart
 RUN_FILES = ("model.safetensors", "best.safetensors", "run.json", "rounds.csv")
 SCORE_FILES = ("scores.csv", "predictions.parquet")
 TABLES = ("comparison", "ablation", "missing", "policies", "cost")
-FIGURES = ("differences", "learning", "missing", "classes")
+FIGURES = ("differences", "learning", "missing", "classes", "confusion")
 RUN = "{archive}/{clients}/{method}/{variant}"
 
 
