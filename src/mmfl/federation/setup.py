@@ -16,7 +16,7 @@ from mmfl.strategies.modules.prototypes import Prototypes
 from mmfl.strategies.prior import Prior
 
 
-def build_network(method: str, params: Params, classes: int) -> Network:
+def build_network(method: str, params: Params, classes: int, task: str = "multilabel") -> Network:
     """The network of a method; `+fw` puts batch whitening in place of batch normalisation."""
     _, modules = parts(method)
     w = params.whitening
@@ -32,6 +32,7 @@ def build_network(method: str, params: Params, classes: int) -> Network:
     return Network(
         {q: len(names) for q, names in sorted(params.train.bands.items())},
         classes,
+        task=task,
         backbone=params.model.backbone,
         width=params.model.width,
         whitening=whitening,

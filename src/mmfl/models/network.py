@@ -1,9 +1,13 @@
-"""The multi-modal network: a backbone per modality, one classifier, projection heads."""
+"""The multi-modal network: a backbone per modality, one classifier, projection heads.
+
+For the pixel task a modality has a decoder, too, and the classifier is the decoder's last part.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,10 +17,13 @@ from torch.nn import functional as F
 
 from mmfl.errors import UserError
 from mmfl.models import fusion as fuse
+from mmfl.models.dense import Dense, Features, cell_means
 from mmfl.models.resnet import BACKBONES, Backbone, Norm
+from mmfl.models.unet import Decoder, PixelClassifier, scales
 from mmfl.models.whitening import BatchWhitening2d
 
 NORMS = (nn.BatchNorm2d, BatchWhitening2d)
+BRANCHES = ("backbones", "decoders", "heads")
 WHERE = {"none": (), "stem": ("stem",), "stem+layer1": ("stem", "layer1")}
 
 
@@ -38,6 +45,7 @@ class Network(nn.Module):
     Args:
         bands: modality -> number of input channels.
         classes: outputs P.
+        task: multilabel, or pixel: logits for every pixel.
         whitening: where (none, stem, stem+layer1, all) and the arguments of `BatchWhitening2d`.
         fusion: mean (of features), concat, logit or probability.
         share_from_stage: stages from this one on (1 is the first) have the same parameters in
@@ -49,6 +57,7 @@ class Network(nn.Module):
         bands: dict[str, int],
         classes: int,
         *,
+        task: str = "multilabel",
         backbone: str = "compact",
         width: int = 16,
         whitening: dict[str, Any] | None = None,
@@ -58,13 +67,21 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.modalities = tuple(sorted(bands))
+        self.task = task
         self.fusion = fusion
         norm = norm_factory(**(whitening or {"where": "none"}))
         build = BACKBONES[backbone]
         self.backbones = nn.ModuleDict({q: build(bands[q], width, norm) for q in self.modalities})
         features = self.backbone(self.modalities[0]).width
-        inputs = features * len(bands) if fusion == "concat" else features
-        self.classifier = nn.Linear(inputs, classes)
+        branches = len(bands) if fusion == "concat" else 1
+        if task == "pixel":
+            found = scales(self.backbone(self.modalities[0]), bands[self.modalities[0]])
+            decoders = {q: Decoder(found, norm) for q in self.modalities}
+            self.decoders = nn.ModuleDict(decoders)
+            maps = decoders[self.modalities[0]].width
+            self.classifier: nn.Module = PixelClassifier(maps * branches, maps, classes)
+        else:
+            self.classifier = nn.Linear(features * branches, classes)
         self.heads = nn.ModuleDict(
             {q: nn.Sequential(nn.Linear(features, projection), nn.ReLU()) for q in self.modalities}
         )
@@ -91,25 +108,42 @@ class Network(nn.Module):
         assert isinstance(found, Backbone)
         return found
 
-    def features(self, modality: str, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, D)."""
-        return self.backbones[modality](x)
+    def features(self, modality: str, x: Tensor) -> Features:
+        """(N, C, H, W) -> (N, D); for pixels the maps of N images (`Dense`)."""
+        if self.task == "multilabel":
+            return self.backbones[modality](x)
+        maps = self.backbone(modality).maps(x)
+        height, width = x.shape[-2:]
+        return Dense(self.decoders[modality](maps), maps[-1], (height, width))
 
-    def project(self, modality: str, features: Tensor) -> Tensor:
-        """(N, D) -> (N, d), L2-normalised."""
+    def project(self, modality: str, features: Features) -> Tensor:
+        """(N, D), or the mean of the encoder's last maps -> (N, d), L2-normalised."""
+        if isinstance(features, Dense):
+            features = features.deep.mean(dim=(2, 3))
         return F.normalize(self.heads[modality](features).float(), dim=1)
 
-    def classify(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (N, P) from the features (N, D) of the available modalities."""
+    def project_cells(self, modality: str, features: Dense, cells: int) -> Tensor:
+        """(N, k*k, d), L2-normalised: k x k cells of the encoder's last maps, row by row.
+
+        k is `cells`, or the maps' smaller side if that is less.
+        """
+        return F.normalize(self.heads[modality](cell_means(features.deep, cells)).float(), dim=2)
+
+    def classify(self, features: Mapping[str, Features]) -> Tensor:
+        """Logits (N, P), or (N, P, H, W), from the features of the available modalities."""
+        values = {q: z.map if isinstance(z, Dense) else z for q, z in features.items()}
+        size = [z.size for z in features.values() if isinstance(z, Dense)][:1]
         if self.fusion == "mean":
-            return self.classifier(fuse.mean(features))
+            return self.classifier(fuse.mean(values), *size)
         if self.fusion == "concat":
-            return self.classifier(fuse.concat(features, self.modalities))
-        logits = {q: self.classifier(z) for q, z in features.items()}
-        return fuse.mean(logits) if self.fusion == "logit" else fuse.probability(logits)
+            return self.classifier(fuse.concat(values, self.modalities), *size)
+        logits = {q: self.classifier(z, *size) for q, z in values.items()}
+        if self.fusion == "logit":
+            return fuse.mean(logits)
+        return fuse.pixel_probability(logits) if size else fuse.probability(logits)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """modality -> images (N, C, H, W) to logits (N, P)."""
+        """modality -> images (N, C, H, W) to logits (N, P) or (N, P, H, W)."""
         return self.classify({q: self.features(q, x) for q, x in inputs.items()})
 
     def describe_keys(self) -> dict[str, KeyInfo]:
@@ -118,7 +152,7 @@ class Network(nn.Module):
         described = {}
         for key in self.state_dict():
             parts = key.split(".")
-            modality = parts[1] if parts[0] in ("backbones", "heads") else None
+            modality = parts[1] if parts[0] in BRANCHES else None
             canonical = ".".join([parts[0], *parts[2:]]) if modality else key
             owner = self.get_submodule(key.rpartition(".")[0])
             kind: Literal["parameter", "statistic", "counter"] = "parameter"
@@ -150,7 +184,6 @@ def norm_factory(where: str, **whitening: Any) -> Norm:
 def initialise(network: Network, seed: int) -> None:
     """Draw every parameter from a generator of its own, keyed by (seed, name).
 
-    Convolutions: He normal, fan out (1502.01852); linear: uniform +-1/sqrt(fan in); norms: 1, 0.
     The name leaves out the modality for shared tensors only.
     """
     described = network.describe_keys()
@@ -158,17 +191,21 @@ def initialise(network: Network, seed: int) -> None:
         name = described[key].canonical if described[key].shared else key
         text = hashlib.sha256(f"{seed}/initialise/{name}".encode()).digest()
         source = torch.Generator().manual_seed(int.from_bytes(text[:7], "big"))
-        layer = network.get_submodule(key.rpartition(".")[0])
-        if isinstance(layer, nn.Conv2d):
-            fan_out = layer.out_channels * math.prod(layer.kernel_size)
-            value = torch.randn(parameter.shape, generator=source) * math.sqrt(2 / fan_out)
-        elif isinstance(layer, nn.Linear):
-            bound = 1 / math.sqrt(layer.in_features)
-            value = (torch.rand(parameter.shape, generator=source) * 2 - 1) * bound
-        else:
-            value = (
-                torch.ones_like(parameter)
-                if key.endswith("weight")
-                else torch.zeros_like(parameter)
-            )
-        parameter.copy_(value)
+        owner, _, leaf = key.rpartition(".")
+        parameter.copy_(_drawn(network.get_submodule(owner), leaf, parameter, source))
+
+
+def _drawn(layer: nn.Module, leaf: str, like: Tensor, source: torch.Generator) -> Tensor:
+    """Convolutions: He normal, fan out (1502.01852), biases 0; norms: 1, 0.
+
+    Linear layers and the 1x1 convolution that gives logits: uniform +-1/sqrt(fan in).
+    """
+    logits = isinstance(layer, nn.Conv2d) and layer.bias is not None and layer.kernel_size == (1, 1)
+    if isinstance(layer, nn.Linear) or (logits and leaf == "weight"):
+        fan_in = layer.in_features if isinstance(layer, nn.Linear) else like.shape[1]
+        bound = 1 / math.sqrt(fan_in)
+        return (torch.rand(like.shape, generator=source) * 2 - 1) * bound
+    if isinstance(layer, nn.Conv2d) and leaf == "weight":
+        fan_out = layer.out_channels * math.prod(layer.kernel_size)
+        return torch.randn(like.shape, generator=source) * math.sqrt(2 / fan_out)
+    return torch.ones_like(like) if leaf == "weight" else torch.zeros_like(like)

@@ -86,6 +86,18 @@ class Backbone(nn.Module):
             x = stage(x)
         return x.mean(dim=(2, 3))
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """(N, C, H, W) -> maps before the stem's max pooling, after it, and after every stage."""
+        found = []
+        for layer in self.stem:
+            if isinstance(layer, nn.MaxPool2d):
+                found.append(x)
+            x = layer(x)
+        found.append(x)
+        for stage in self.stages:
+            found.append(stage(found[-1]))
+        return found
+
 
 def _stages(
     block: type[Basic] | type[Bottleneck],

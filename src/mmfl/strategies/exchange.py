@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from mmfl.models.dense import Features
 
 Address = tuple[str, str]
 """Where a tensor lives: (scope, tensor name)."""
@@ -125,17 +127,20 @@ class Batch:
         locations: (B,) int64, rows of the label table.
         present: modality -> (B,) bool.
         inputs: modality -> (B_q, C, H, W), standardised, for the rows `present[q]`.
-        features: modality -> (B_q, D), for the same rows.
-        labels: (B, P) float.
+        features: modality -> (B_q, D), or maps of B_q images (`Dense`), for the same rows.
+        labels: (B, P) float: the location's labels; for pixels, which classes the sample shows.
         loss: the task's loss, a scalar.
+        turns: (B,) int64, the symmetry with which each image was turned
+            (`patches.augment.symmetry`); None where none was.
     """
 
     locations: np.ndarray
     present: dict[str, np.ndarray]
     inputs: dict[str, Tensor]
-    features: dict[str, Tensor]
+    features: Mapping[str, Features]
     labels: Tensor
     loss: Tensor
+    turns: np.ndarray | None = None
 
 
 @dataclass
