@@ -21,7 +21,6 @@ from mmfl.strategies.base import (
     Update,
     slot_bytes,
 )
-from mmfl.strategies.modules.mim import keep
 
 
 def local_update(
@@ -166,5 +165,7 @@ def fresh_features(
     memory: dict[str, Any] = {}
     for q in client.modalities:
         for locations, x in task.pairs(client, q):
-            keep(memory, q, locations, task.network.project(q, task.network.features(q, x)))
+            features = task.network.features(q, x)
+            for module in strategy.modules:
+                module.extra(memory, task.network, q, features, locations)
     return strategy.module_uploads(client, memory)

@@ -75,6 +75,8 @@ def assemble(
                 temperature=mim.temperature,
                 negatives=mim.negatives,
                 bank=mim.bank,  # type: ignore[arg-type]
+                features=mim.features,
+                cells=mim.cells,
             )
         )
     if "prototypes" in names:

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mmfl.models.dense import Features
 from mmfl.models.ensemble import Ensemble, Expert
 from mmfl.strategies import aggregation
 from mmfl.strategies.exchange import (
@@ -50,6 +52,11 @@ class Module:
     def fresh(self, client: Client) -> bool:
         """Whether this client makes an extra forward pass before the round."""
         return False
+
+    def extra(
+        self, memory: dict[str, Any], network: Any, q: str, features: Features, ids: np.ndarray
+    ) -> None:
+        """Take note of the extra pass's features of the locations `ids` in modality q."""
 
     def broadcast(self, server: Server, client: Client) -> Tensors:
         """What goes down to this client, in the slot `name`."""
