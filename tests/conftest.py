@@ -9,7 +9,7 @@ import pytest
 
 from mmfl.archives import get
 from mmfl.patches.labels import write_labels
-from mmfl.patches.writer import shard_files, write_index
+from mmfl.patches.writer import group_columns, shard_files, write_index
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +52,9 @@ def make_store(folder: Path, *, pairs=48, seed=0, countries=("A", "B"), lonely=4
             if q == "s2":
                 values = np.clip(values, 0, 65535)
             np.save(target / name, values.astype(bands[0].dtype))
-        write_index(target, modality, table, 4096, "test")
-    write_labels(folder / "labels", table, archive.classes, archive.task)
+        groups = group_columns(table, list(archive.modalities))
+        write_index(target, modality, table, 4096, "test", groups=groups)
+    write_labels(folder / "labels", table, archive)
     return table
 
 

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from mmfl.archives import Archive
+from mmfl.archives.base import MASK_COLUMNS
 from mmfl.errors import UserError
 from mmfl.files import read_json, write_json
-from mmfl.patches.writer import GROUPS, write_parquet
+from mmfl.patches.writer import group_columns, write_parquet
 
 
-def write_labels(folder: Path, metadata: pd.DataFrame, classes: tuple[str, ...], task: str) -> None:
-    """`index.parquet` (pair, groups, labels as class indices) and `classes.json`."""
-    write_parquet(folder / "index.parquet", metadata[[*GROUPS, "labels"]].reset_index(drop=True))
-    write_json(folder / "classes.json", {"task": task, "classes": list(classes)})
+def write_labels(folder: Path, metadata: pd.DataFrame, archive: Archive) -> None:
+    """`index.parquet` (pair, groups, labels as class indices) and `classes.json`.
+
+    For tiles the labels are the classes that occur; height, width, crs and transform come beside.
+    """
+    own = [column for column in MASK_COLUMNS if column in metadata]
+    columns = [*group_columns(metadata, list(archive.modalities)), *own]
+    write_parquet(folder / "index.parquet", metadata[columns].reset_index(drop=True))
+    described = {"task": archive.task, "classes": list(archive.classes)}
+    write_json(folder / "classes.json", described | {"colours": list(archive.colours) or None})
+
+
+def read_classes(folder: Path) -> dict[str, Any]:
+    """task; classes: names; colours: one per class, or None."""
+    return read_json(folder / "classes.json", "split")
 
 
 def read_labels(folder: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -25,7 +39,7 @@ def read_labels(folder: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """
     try:
         table = pd.read_parquet(folder / "index.parquet")
-        classes = tuple(read_json(folder / "classes.json", "split")["classes"])
+        classes = tuple(read_classes(folder)["classes"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: not readable ({error}); run split again") from None
     return table, classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ class Patches:
 
     Attributes:
         index: pair, patch, shard, row and the group columns, sorted by pair.
-        bands: name, resolution, size, dtype, mean, std of each band, in order.
+        bands: name, resolution, size, dtype, mean, std, nodata, gaps of each band, in order.
+        show: one to three bands that make a picture.
         pairs: (N,) the pairs' names, sorted; a row is a position in it.
 
     Raises:
@@ -43,7 +45,9 @@ class Patches:
             self.pairs = self.index["pair"].to_numpy(dtype=object)
             self._shard = self.index["shard"].to_numpy()
             self._row = self.index["row"].to_numpy()
+            self.show: list[str] = described["show"]
             self._count: list[int] = described["rows"]  # of each shard, also rows no index names
+            self._shapes: dict[str, list[list[int]]] = described["shapes"]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: not readable ({error}); run split again") from None
         self._maps: dict[tuple[int, int], np.ndarray] = {}
@@ -51,6 +55,20 @@ class Patches:
     def at(self, resolution: int) -> list[dict]:
         """The bands of one resolution, in the order in which a shard holds them."""
         return [band for band in self.bands if band["resolution"] == resolution]
+
+    def shape(self, row: int, resolution: int) -> tuple[int, int]:
+        """(H, W) of a patch's bands of one resolution."""
+        height, width = self._shapes[str(resolution)][self._shard[row]]
+        return height, width
+
+    def alike(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Places in `rows` grouped by the patches' shape: one group where all have the same."""
+        kinds = [tuple(map(tuple, kind)) for kind in zip(*self._shapes.values(), strict=True)]
+        if len(set(kinds)) <= 1:
+            return [np.arange(len(rows))] if len(rows) else []
+        number = {kind: n for n, kind in enumerate(dict.fromkeys(kinds))}
+        code = np.array([number[kind] for kind in kinds])[self._shard[rows]]
+        return [np.flatnonzero(code == value) for value in np.unique(code)]
 
     def rows(self, pairs: Sequence[str] | np.ndarray) -> np.ndarray:
         """(N,) int64 rows of some pairs.
@@ -82,17 +100,21 @@ class Patches:
     ) -> np.ndarray:
         """(N, len(channels), H, W) of the bands of one resolution, in the native type.
 
-        Only the channels' bytes are read. `out` is filled if given, in its own type.
+        Only the channels' bytes are read. `out` is filled if given, in its own type. The patches
+        have one shape.
 
         Raises:
             UserError: a shard is damaged.
         """
         if out is None:
-            band = self.at(resolution)[0]
-            shape = (len(rows), len(channels), band["size"], band["size"])
-            out = np.empty(shape, band["dtype"])
+            shape = (len(rows), len(channels), *self.shape(rows[0], resolution))
+            out = np.empty(shape, self.at(resolution)[0]["dtype"])
         self.fill(out, rows, resolution, runs(channels, range(len(channels))))
         return out
+
+    def view(self, row: int, resolution: int) -> np.ndarray:
+        """(bands, H, W) of a patch in its native type, not copied from the memory map."""
+        return self._map(resolution, int(self._shard[row]))[self._row[row]]
 
     def fill(self, out: np.ndarray, rows: np.ndarray, resolution: int, parts: list[Run]) -> None:
         """Copy channels of one resolution into `out` (N, ..., H, W), converted to its type."""
@@ -115,8 +137,8 @@ class Patches:
         if (resolution, shard) not in self._maps:
             path = self.folder / f"{resolution}m-{shard:05d}.npy"
             bands = self.at(resolution)
-            size = bands[0]["size"]
-            expected = (bands[0]["dtype"], (self._count[shard], len(bands), size, size))
+            size = self._shapes[str(resolution)][shard]
+            expected = (bands[0]["dtype"], (self._count[shard], len(bands), *size))
             try:
                 mapped = np.load(path, mmap_mode="r", allow_pickle=False)
                 found = (mapped.dtype.name, mapped.shape)
@@ -142,20 +164,21 @@ def runs(channels: Sequence[int], targets: Sequence[int]) -> list[Run]:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """The requested bands of one resolution: their channels, and their places in a batch."""
 
     resolution: int
-    size: int
     channels: tuple[int, ...]
     targets: tuple[int, ...]
+    gaps: tuple[tuple[int, float], ...]  # place in a batch, value that stands for a gap
 
 
 class Images:
-    """Batches of some bands of a modality as float32 squares in raw units.
+    """Batches of some bands of a modality as float32 squares in raw units, NaN in gaps.
 
     A row's pixels do not depend on the batch that it is in, nor on what is preloaded. Bands of
-    another size are resized bilinearly, antialiased where they shrink (torch's `interpolate`).
+    another size are resized bilinearly, antialiased where they shrink (torch's `interpolate`); a
+    pixel that a gap reaches is one.
 
     Attributes:
         names: the bands, in the order of a batch's channels.
@@ -171,16 +194,7 @@ class Images:
         self.limit_bytes = limit_bytes
         self.names = tuple(bands)
         self.channels = len(bands)
-        known = {band["name"]: band for band in patches.bands}
-        for name in bands:
-            if name not in known:
-                raise UserError(
-                    f"train.bands: {name} is not in {patches.folder}: {', '.join(known)}"
-                )
-        self._sources = [
-            _source(patches, resolution, self.names)
-            for resolution in sorted({known[name]["resolution"] for name in bands})
-        ]
+        self.sources = sources(patches, self.names)
         self._kept: Tensor | None = None
         self._place: np.ndarray | None = None
         self._scratch = threading.local()
@@ -221,45 +235,76 @@ class Images:
         return True
 
     def _decode(self, rows: np.ndarray, out: Tensor) -> Tensor:
+        groups = self.patches.alike(rows)
+        if len(groups) > 1:
+            for places in groups:
+                out[torch.from_numpy(places)] = self._decode(
+                    rows[places], torch.empty((len(places), *out.shape[1:]))
+                )
+            return out
         for start in range(0, len(rows), PIECE):
             piece = slice(start, start + PIECE)
-            for source in self._sources:
+            for source in self.sources:
                 self._decode_source(source, rows[piece], out[piece])
         return out
 
-    def _decode_source(self, source: _Source, rows: np.ndarray, out: Tensor) -> None:
-        if source.size == self.size:
+    def _decode_source(self, source: Source, rows: np.ndarray, out: Tensor) -> None:
+        shape = self.patches.shape(rows[0], source.resolution)
+        if shape == (self.size, self.size):
             parts = runs(source.channels, source.targets)
             self.patches.fill(out.numpy(), rows, source.resolution, parts)
+            for target, value in source.gaps:
+                blank(out[:, target], value)
             return
-        native = self._buffer(source)[: len(rows)]
+        native = self._buffer(source, shape)[: len(rows)]
         self.patches.read(rows, source.resolution, source.channels, native.numpy())
-        resized = resize(native, self.size)
+        for target, value in source.gaps:
+            blank(native[:, source.targets.index(target)], value)
+        resized = resize(native, (self.size, self.size))
         for channels, targets in runs(range(len(source.targets)), source.targets):
             out[:, targets] = resized[:, channels]
 
-    def _buffer(self, source: _Source) -> Tensor:
+    def _buffer(self, source: Source, shape: tuple[int, int]) -> Tensor:
         """(PIECE, bands, H, W) float32 of undefined content, this thread's own and used again."""
         held: dict[int, Tensor] = self._scratch.__dict__.setdefault("buffers", {})
-        if source.resolution not in held:
-            shape = (PIECE, len(source.channels), source.size, source.size)
-            held[source.resolution] = torch.empty(shape)
+        wanted = (PIECE, len(source.channels), *shape)
+        if source.resolution not in held or held[source.resolution].shape != wanted:
+            held[source.resolution] = torch.empty(wanted)
         return held[source.resolution]
 
 
-def resize(x: Tensor, size: int) -> Tensor:
-    """(N, C, H, H) to (N, C, size, size), bilinear with aligned pixel areas, antialiased.
+def blank(x: Tensor, value: float) -> None:
+    """Make every pixel of the value a gap: NaN; infinite ones too."""
+    x.masked_fill_((x == value) | x.isinf(), torch.nan)
+
+
+def resize(x: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(N, C, h, w) to (N, C, *shape), bilinear with aligned pixel areas, antialiased.
 
     Enlarging, the antialiasing filter is the plain bilinear one, and torch's plain one is faster.
     """
-    shrinks = size < x.shape[-1]
-    return F.interpolate(
-        x, size=(size, size), mode="bilinear", align_corners=False, antialias=shrinks
-    )
+    shrinks = shape[0] < x.shape[-2] or shape[1] < x.shape[-1]
+    return F.interpolate(x, size=shape, mode="bilinear", align_corners=False, antialias=shrinks)
 
 
-def _source(patches: Patches, resolution: int, names: tuple[str, ...]) -> _Source:
+def sources(patches: Patches, names: Sequence[str]) -> list[Source]:
+    """Where some bands lie, by resolution; `UserError` for one that is not in the modality."""
+    known = {band["name"]: band for band in patches.bands}
+    for name in names:
+        if name not in known:
+            raise UserError(f"train.bands: {name} is not in {patches.folder}: {', '.join(known)}")
+    resolutions = sorted({known[name]["resolution"] for name in names})
+    return [_source(patches, resolution, tuple(names)) for resolution in resolutions]
+
+
+def _source(patches: Patches, resolution: int, names: tuple[str, ...]) -> Source:
     stored = patches.at(resolution)
     place = {band["name"]: channel for channel, band in enumerate(stored)}
     targets = tuple(target for target, name in enumerate(names) if name in place)
-    return _Source(resolution, stored[0]["size"], tuple(place[names[t]] for t in targets), targets)
+    channels = tuple(place[names[t]] for t in targets)
+    gaps = []
+    for target, channel in zip(targets, channels, strict=True):
+        value = stored[channel]["nodata"]
+        if value is not None or stored[channel]["gaps"]:
+            gaps.append((target, math.nan if value is None else float(value)))
+    return Source(resolution, channels, targets, tuple(gaps))

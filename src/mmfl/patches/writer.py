@@ -1,7 +1,8 @@
 """Encoding: from one GeoTIFF per band to shards that are read by memory map.
 
-A shard holds up to `shard_size` patches of one modality, in one `.npy` file per resolution:
-`<resolution>m-<shard>.npy`, (N, bands, size, size), native values and type. Files are written
+A shard holds up to `shard_size` patches (and `SHARD_BYTES`) of one modality and one shape, in one
+`.npy` file per resolution: `<resolution>m-<shard>.npy`, (N, bands, H, W), native values and type.
+The masks of tiles are such a store, too. Files are written
 with plain writes, a chunk of patches at its own offset, so memory does not grow with the archive
 and any number of workers gives the same bytes. A shard appears whole (rename) and its SHA-256 is
 noted: an interrupted encoding goes on after the last whole shard, and a damaged one is written
@@ -15,7 +16,7 @@ import json
 import logging
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, astuple, dataclass
@@ -28,23 +29,32 @@ import pandas as pd
 from numpy.lib import format as npy
 
 from mmfl.archives import Archive, Fault, Modality
-from mmfl.archives.base import pixels_only
+from mmfl.archives.base import MASK, MASK_COLUMNS, pixels_only
 from mmfl.errors import DamagedFile
 from mmfl.files import atomic, file_sha256, write_json
 
-GROUPS = ["pair", "split", "country", "month", "season", "tile"]
-CHUNK = 32  # patches that a worker holds at a time: 6 MB
+CHUNK, CHUNK_BYTES = 32, 6 << 20  # patches that a worker holds at a time, at most
+SHARD_BYTES = 1 << 30
 
 log = logging.getLogger(__name__)
 Map = Callable[..., Iterator[Any]]
+Shape = tuple[int, int]
+"""Height and width of a patch's finest bands."""
+
+
+def group_columns(metadata: pd.DataFrame, modalities: Sequence[str]) -> list[str]:
+    """The columns that say what a location is: its pair, its split, what it may be grouped by."""
+    other = {*modalities, MASK.name, *MASK_COLUMNS}
+    return [str(column) for column in metadata.columns if column not in other]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some patches by name, in order, and the folder that their files go to."""
+    """Some patches by name, in order, all of one shape, and the folder that their files go to."""
 
     number: int
     patches: tuple[str, ...]
+    shape: Shape | None
     modality: Modality
     folder: Path
 
@@ -64,6 +74,7 @@ class Chunk:
 
     start: int
     patches: tuple[str, ...]
+    shape: Shape | None
     files: dict[int, Path]
     offsets: dict[int, int]
 
@@ -114,15 +125,16 @@ def encode(
     folder = store / modality
     folder.mkdir(parents=True, exist_ok=True)
     names = metadata.loc[metadata[modality].notna(), modality].tolist()
-    shards = [
-        Shard(number, tuple(names[start : start + shard_size]), described, folder)
-        for number, start in enumerate(range(0, len(names), shard_size))
-    ]
     notes = store / f".{modality}.json"
-    known = _read_notes(notes) or _read_notes(folder / "modality.json")
-    _remove_strangers(folder, {file.name for shard in shards for file in shard.files.values()})
     found: dict[int, Note] = {}
     with _pool(min(workers, -(-len(names) // CHUNK))) as run:
+        shapes, faults = _shapes(archive, root, described, names, skip, run)
+        shards = [
+            Shard(number, tuple(part), shape, described, folder)
+            for number, (part, shape) in enumerate(_cut(described, shapes, shard_size))
+        ]
+        known = _read_notes(notes) or _read_notes(folder / "modality.json")
+        _remove_strangers(folder, {file.name for shard in shards for file in shard.files.values()})
         whole = run(partial(_whole, known=known), shards)
         for shard, note in zip(shards, whole, strict=True):
             if note is None:
@@ -131,9 +143,73 @@ def encode(
                 progress(len(shard.patches))
             found[shard.number] = note
             write_json(notes, _as_json(known | found))
-    faults = [fault for note in found.values() for fault in note.skipped]
-    write_index(folder, described, metadata, shard_size, archive.name, found)
+    faults += [fault for note in found.values() for fault in note.skipped]
+    write_index(
+        folder, described, metadata, shard_size, archive.name, found,
+        shapes=shapes, groups=group_columns(metadata, list(archive.modalities)),
+    )  # fmt: skip
     return folder, faults
+
+
+def _shapes(
+    archive: Archive, root: Path, modality: Modality, names: list[str], skip: bool, run: Map
+) -> tuple[dict[str, Shape | None], list[Fault]]:
+    """patch -> its shape (None where the archive's bands all have one size), in order."""
+    if all(band.size is not None for band in modality.bands):
+        return dict.fromkeys(names), []
+    found: dict[str, Shape | None] = {}
+    faults = []
+    looked = run(partial(_shape, archive, root, modality.name), names)
+    for name, shape in zip(names, looked, strict=True):
+        if not isinstance(shape, DamagedFile):
+            found[name] = shape
+        elif skip:
+            faults.append(Fault(modality.name, name, shape.path, shape.reason))
+        else:
+            raise shape
+    return found, faults
+
+
+def _shape(archive: Archive, root: Path, modality: str, patch: str) -> Shape | DamagedFile:
+    try:
+        if modality == MASK.name:
+            height, width = archive.mask(root, patch).classes.shape
+            return height, width
+        return archive.shape(root, modality, patch)
+    except DamagedFile as error:
+        return error
+
+
+def _cut(
+    modality: Modality, shapes: Mapping[str, Shape | None], shard_size: int
+) -> list[tuple[list[str], Shape | None]]:
+    """The patches of each shard in order, and their shape; shapes ascending."""
+    by_shape: dict[Shape | None, list[str]] = {}
+    for name, shape in shapes.items():
+        by_shape.setdefault(shape, []).append(name)
+    cut: list[tuple[list[str], Shape | None]] = []
+    for shape in sorted(by_shape, key=lambda shape: shape or (0, 0)):
+        names = by_shape[shape]
+        most = min(shard_size, max(1, SHARD_BYTES // _patch_bytes(modality, shape)))
+        cut += [(names[start : start + most], shape) for start in range(0, len(names), most)]
+    return cut
+
+
+def band_shape(modality: Modality, resolution: int, shape: Shape | None) -> tuple[int, int, int]:
+    """(bands, H, W) of a patch at one resolution."""
+    bands = modality.at(resolution)
+    if shape is not None:
+        return (len(bands), *shape)
+    size = bands[0].size
+    assert size is not None
+    return len(bands), size, size
+
+
+def _patch_bytes(modality: Modality, shape: Shape | None) -> int:
+    return sum(
+        int(np.prod(band_shape(modality, r, shape))) * np.dtype(modality.at(r)[0].dtype).itemsize
+        for r in modality.resolutions
+    )
 
 
 def _whole(shard: Shard, known: Mapping[int, Note]) -> Note | None:
@@ -163,12 +239,12 @@ def _write_shard(
     with ExitStack() as stack:
         files = {r: stack.enter_context(atomic(file)) for r, file in shard.files.items()}
         offsets = {
-            resolution: _write_header(file, shard.modality, resolution, len(shard.patches))
-            for resolution, file in files.items()
+            resolution: _write_header(file, shard, resolution) for resolution, file in files.items()
         }
+        step = min(CHUNK, max(1, CHUNK_BYTES // _patch_bytes(shard.modality, shard.shape)))
         chunks = [
-            Chunk(start, shard.patches[start : start + CHUNK], files, offsets)
-            for start in range(0, len(shard.patches), CHUNK)
+            Chunk(start, shard.patches[start : start + step], shard.shape, files, offsets)
+            for start in range(0, len(shard.patches), step)
         ]
         work = partial(write_chunk, archive, root, shard.modality, skip)
         for chunk, damaged in zip(chunks, run(work, chunks), strict=True):
@@ -177,15 +253,15 @@ def _write_shard(
     return Note({file.name: file_sha256(file) for file in shard.files.values()}, faults)
 
 
-def _write_header(file: Path, modality: Modality, resolution: int, patches: int) -> int:
+def _write_header(file: Path, shard: Shard, resolution: int) -> int:
     """Start the file with its `.npy` header; the header's length in bytes."""
-    bands = modality.at(resolution)
+    bands = shard.modality.at(resolution)
     if len({(band.dtype, band.size) for band in bands}) != 1:
-        raise ValueError(f"{modality.name}: bands of {resolution} m differ in type or size")
+        raise ValueError(f"{shard.modality.name}: bands of {resolution} m differ in type or size")
     header = {
         "descr": npy.dtype_to_descr(np.dtype(bands[0].dtype)),
         "fortran_order": False,
-        "shape": (patches, len(bands), bands[0].size, bands[0].size),
+        "shape": (len(shard.patches), *band_shape(shard.modality, resolution, shard.shape)),
     }
     with file.open("wb") as handle:
         npy.write_array_header_1_0(handle, header)
@@ -198,16 +274,14 @@ def write_chunk(
     """Decode the chunk's patches and write them at their place; what was skipped."""
     pixels = {}
     for resolution in chunk.files:
-        bands = modality.at(resolution)
-        shape = (len(chunk.patches), len(bands), bands[0].size, bands[0].size)
-        pixels[resolution] = np.zeros(shape, bands[0].dtype)
+        shape = (len(chunk.patches), *band_shape(modality, resolution, chunk.shape))
+        pixels[resolution] = np.zeros(shape, modality.at(resolution)[0].dtype)
     faults = []
     with pixels_only():
         for row, patch in enumerate(chunk.patches):
             try:
                 for resolution, target in pixels.items():
-                    for channel, band in enumerate(modality.at(resolution)):
-                        target[row, channel] = archive.read(root, modality.name, patch, band.name)
+                    target[row] = archive.read_patch(root, modality.name, patch, resolution)
             except DamagedFile as error:
                 if not skip:
                     raise
@@ -246,24 +320,40 @@ def write_index(
     shard_size: int,
     source: str,
     notes: Mapping[int, Note] | None = None,
+    *,
+    groups: list[str],
+    shapes: Mapping[str, Shape | None] | None = None,
 ) -> None:
-    """`index.parquet` (pair, patch, shard, row and group columns) and, last, `modality.json`."""
+    """`index.parquet` (pair, patch, shard, row and group columns) and, last, `modality.json`.
+
+    `shapes`: those of the patches that the shards hold; by default all that `metadata` names.
+    """
     held = metadata[metadata[modality.name].notna()].reset_index(drop=True)
-    index = held[GROUPS].copy()
-    index.insert(1, "patch", held[modality.name])
-    number = np.arange(len(held))
-    index.insert(2, "shard", number // shard_size)
-    index.insert(3, "row", number % shard_size)
+    cut = _cut(modality, shapes or dict.fromkeys(held[modality.name]), shard_size)
+    place = {
+        patch: (number, row) for number, (names, _) in enumerate(cut)
+        for row, patch in enumerate(names)
+    }  # fmt: skip
     skipped = {fault.patch for note in (notes or {}).values() for fault in note.skipped}
-    index = index[~index["patch"].isin(skipped)].reset_index(drop=True)
+    held = held[held[modality.name].isin(place.keys() - skipped)].reset_index(drop=True)
+    index = held[groups].copy()
+    index.insert(1, "patch", held[modality.name])
+    where = np.array([place[name] for name in held[modality.name]], np.int64).reshape(-1, 2)
+    index.insert(2, "shard", where[:, 0])
+    index.insert(3, "row", where[:, 1])
     write_parquet(folder / "index.parquet", index)
     write_json(
         folder / "modality.json",
         {
             "name": modality.name,
             "bands": [asdict(band) for band in modality.bands],
+            "show": list(modality.show),
             "patches": len(index),
-            "rows": np.bincount(number // shard_size).tolist(),
+            "rows": [len(names) for names, _ in cut],
+            "shapes": {
+                str(r): [list(band_shape(modality, r, shape)[1:]) for _, shape in cut]
+                for r in modality.resolutions
+            },
             "source": source,
             "shards": _as_json(notes or {}),
         },

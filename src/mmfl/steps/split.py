@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mmfl.archives import get
+from mmfl.archives.base import MASK
 from mmfl.errors import UserError
 from mmfl.files import materialise
 from mmfl.patches.faults import SKIPPED, held, refuse, sift, write_skipped
@@ -44,7 +45,7 @@ def run(
     Raises:
         UserError: no patch is left; patches that cannot be used, named by file.
     """
-    described = get(archive)
+    described = get(archive, root)
     metadata = described.metadata(root, snow=snow, cloud_or_shadow=cloud_or_shadow)
     if metadata.empty:
         raise UserError(
@@ -56,10 +57,14 @@ def run(
         refuse(faults)
     for left in store.glob(".*.tmp"):  # by a process that was killed
         left.unlink()
-    total = sum(int(rows[modality].notna().sum()) for modality in described.modalities)
+    stores = list(described.modalities)
+    if described.task == "pixel":
+        rows[MASK.name] = rows["pair"]
+        stores.insert(0, MASK.name)
+    total = sum(int(rows[name].notna().sum()) for name in stores)
     folders = []
     with tqdm(total=total, desc=f"split {archive}", unit="patch") as bar:
-        for modality in described.modalities:
+        for modality in stores:
             folder, damaged = encode(
                 described,
                 root,
@@ -74,6 +79,8 @@ def run(
             folders.append(folder)
             faults += damaged
             lost = {fault.patch for fault in damaged}
+            if modality == MASK.name:
+                rows = rows[~rows[modality].isin(lost)].reset_index(drop=True)
             rows[modality] = rows[modality].where(~rows[modality].isin(lost), None)
     rows = held(described, rows)
     if rows.empty:
@@ -82,11 +89,11 @@ def run(
         log.warning("%d patches are skipped, listed in %s", len(faults), out / "labels" / SKIPPED)
     for folder in folders:
         materialise(folder, out / folder.name)
-    write_labels(out / "labels", rows, described.classes, described.task)
+    write_labels(out / "labels", rows, described)
     write_skipped(out / "labels" / SKIPPED, faults, lambda file: _shown(file, root))
 
 
 def _shown(file: str, root: Path) -> str:
     """A file's name below the archive's root, so that the table does not depend on the machine."""
-    path = Path(file)
+    path, root = Path(file), root if root.is_dir() else root.parent
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else file

@@ -1,0 +1,98 @@
+"""Tiles and their masks: images of any size, read whole or by windows on the grid of the mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmfl.archives.base import MASK
+from mmfl.params.tasks import IGNORED
+from mmfl.patches.reader import Patches, blank, resize, runs, sources
+
+
+class Tiles:
+    """Tiles of one modality as float32 in raw units, NaN in gaps.
+
+    Args:
+        patches: the modality's store.
+        bands: names, in the order of the channels.
+    """
+
+    def __init__(self, patches: Patches, bands: list[str]) -> None:
+        self.patches = patches
+        self.names = tuple(bands)
+        self.channels = len(bands)
+        self._sources = sources(patches, bands)
+
+    def tile(self, row: int, shape: tuple[int, int] | None = None) -> Tensor:
+        """(C, H, W) of a tile, resized to `shape`; by default that of its finest bands."""
+        wanted = shape or self.shape(row)
+        return self._read(row, wanted, (0, 0), wanted)
+
+    def window(
+        self, row: int, shape: tuple[int, int], corner: tuple[int, int], size: int
+    ) -> Tensor:
+        """(C, size, size) of a tile on the grid `shape`, at (top, left); outside it: NaN."""
+        inside = min(size, shape[0] - corner[0]), min(size, shape[1] - corner[1])
+        found = self._read(row, shape, corner, inside)
+        if inside == (size, size):
+            return found
+        out = torch.full((self.channels, size, size), torch.nan)
+        out[:, : inside[0], : inside[1]] = found
+        return out
+
+    def shape(self, row: int) -> tuple[int, int]:
+        """(H, W) of a tile's finest bands."""
+        return max(self.patches.shape(row, source.resolution) for source in self._sources)
+
+    def _read(
+        self, row: int, shape: tuple[int, int], corner: tuple[int, int], size: tuple[int, int]
+    ) -> Tensor:
+        out = torch.empty((self.channels, *size))
+        rows = slice(corner[0], corner[0] + size[0])
+        columns = slice(corner[1], corner[1] + size[1])
+        for source in self._sources:
+            pixels = self.patches.view(row, source.resolution)
+            direct = pixels.shape[1:] == shape
+            if direct:  # only the window's bytes
+                pixels = pixels[:, rows, columns]
+            values = torch.empty((len(source.channels), *pixels.shape[1:]))
+            for channels, targets in runs(source.channels, range(len(source.channels))):
+                values.numpy()[targets] = pixels[channels]
+            for target, value in source.gaps:
+                blank(values[source.targets.index(target)], value)
+            if not direct:
+                values = resize(values[None], shape)[0][:, rows, columns]
+            out[list(source.targets)] = values
+        return out
+
+
+class Masks:
+    """Classes of tiles' pixels; `IGNORED` where there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.patches = Patches(folder)
+        self._resolution = MASK.bands[0].resolution
+
+    def rows(self, pairs: np.ndarray) -> np.ndarray:
+        """Rows of some pairs; `UserError` for one that has no mask."""
+        return self.patches.rows(pairs)
+
+    def shape(self, row: int) -> tuple[int, int]:
+        """(H, W)."""
+        return self.patches.shape(row, self._resolution)
+
+    def tile(self, row: int) -> np.ndarray:
+        """(H, W) uint8."""
+        return np.array(self.patches.view(row, self._resolution)[0])
+
+    def window(self, row: int, corner: tuple[int, int], size: int) -> np.ndarray:
+        """(size, size) uint8 at (top, left); ignored outside the tile."""
+        top, left = corner
+        out = np.full((size, size), IGNORED, np.uint8)
+        part = self.patches.view(row, self._resolution)[0, top : top + size, left : left + size]
+        out[: part.shape[0], : part.shape[1]] = part
+        return out
