@@ -159,7 +159,7 @@ def run(tmp_path) -> Path:
     for name in ("model", "best"):
         save_file({"a": np.ones((2, 3), np.float32)}, folder / f"{name}.safetensors")
     (folder / "rounds.csv").write_text(
-        "round,client,loss,bytes_up,bytes_down,val_map\n1,a,0.5,3,4,\n1,server,,,,0.25\n"
+        "round,client,loss,bytes_up,bytes_down,val_score\n1,a,0.5,3,4,\n1,server,,,,0.25\n"
         "2,a,0.25,3,4,\n2,server,,,,0.5\n"
     )
     return folder

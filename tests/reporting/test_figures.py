@@ -1,10 +1,13 @@
 import numpy as np
 import pandas as pd
 
-from mmfl.reporting import figures, gallery
+from mmfl.params.tasks import TASKS
+from mmfl.reporting import figures, texts
 from mmfl.reporting.page import picture
 from mmfl.reporting.style import looks, numbered
+from mmfl.workflow import FIGURES
 
+MULTI, PIXEL = TASKS["multilabel"], TASKS["pixel"]
 LABELS = {"mf": "mf", "a": "a method with a rather long name"}
 DELTAS = pd.DataFrame(
     {"run": ["a", "a"], "metric": ["ap_macro", "f1_micro"], "diff": [0.01, 0.02],
@@ -14,7 +17,7 @@ DELTAS = pd.DataFrame(
 
 def test_equal_data_give_equal_bytes(tmp_path):
     for name in ("one", "two"):
-        figures.save(tmp_path / name, "d", figures.forest(DELTAS, LABELS, "mf"), DELTAS)
+        figures.save(tmp_path / name, "d", figures.forest(DELTAS, LABELS, "mf", MULTI), DELTAS)
     for end in ("svg", "csv"):
         one, two = ((tmp_path / name / f"d.{end}").read_bytes() for name in ("one", "two"))
         assert one == two
@@ -24,15 +27,16 @@ def test_equal_data_give_equal_bytes(tmp_path):
 def test_a_figure_without_data_says_so(tmp_path):
     empty = {
         "learning": figures.learning(
-            pd.DataFrame(columns=["run", "seed", "round", "value"]), LABELS, "mf"
+            pd.DataFrame(columns=["run", "seed", "round", "value"]), LABELS, "mf", MULTI
         ),
         "missing": figures.missing(
-            pd.DataFrame(columns=["run", "removed", "rate", "mean"]), LABELS, "mf"
+            pd.DataFrame(columns=["run", "removed", "rate", "mean"]), LABELS, "mf", MULTI
         ),
         "classes": figures.classes(pd.DataFrame(), LABELS),
-        "differences": figures.forest(DELTAS[:0], LABELS, "mf"),
+        "differences": figures.forest(DELTAS[:0], LABELS, "mf", MULTI),
+        "confusion": figures.confusion(pd.DataFrame()),
     }
-    assert set(empty) == set(figures.CAPTIONS)
+    assert set(empty) == set(texts.captions(PIXEL)) == set(FIGURES)
     for name, figure in empty.items():
         figures.save(tmp_path, name, figure, DELTAS)
         assert "<text" in (tmp_path / f"{name}.svg").read_text()
@@ -46,14 +50,16 @@ def test_many_methods_have_a_panel_each(tmp_path):
             for run in labels for q in ("s1", "s2") for rate in (0, 50, 100)
         ]
     )  # fmt: skip
-    apart = figures.missing(curves, labels, "r0")
+    apart = figures.missing(curves, labels, "r0", MULTI)
     shown = [ax for ax in apart.axes if ax.get_visible()]
     assert [ax.get_title("left") for ax in shown] == list(labels.values())
     assert len(shown[0].lines) == 2 and len(shown[1].lines) == 4  # with the baseline's
     few = {run: labels[run] for run in list(labels)[:3]}
-    assert len(figures.missing(curves, few, "r0").axes) == 2
+    assert len(figures.missing(curves, few, "r0", MULTI).axes) == 2
     for name in ("one", "two"):
-        figures.save(tmp_path / name, "missing", figures.missing(curves, labels, "r0"), curves)
+        figures.save(
+            tmp_path / name, "missing", figures.missing(curves, labels, "r0", MULTI), curves
+        )
     one, two = ((tmp_path / name / "missing.svg").read_bytes() for name in ("one", "two"))
     assert one == two
 
@@ -65,7 +71,7 @@ def test_every_run_looks_different():
 
 
 def test_inline_pictures_have_their_own_ids(tmp_path):
-    figures.save(tmp_path, "d", figures.forest(DELTAS, LABELS, "mf"), DELTAS)
+    figures.save(tmp_path, "d", figures.forest(DELTAS, LABELS, "mf", MULTI), DELTAS)
     svg = str(picture(tmp_path / "d.svg", 'an "alt" <text>', "caption").svg)
     assert svg.startswith('<svg role="img" aria-label="an &#34;alt&#34; &lt;text&gt;"')
     ids = {part.split('"')[0] for part in svg.split(' id="')[1:]}
@@ -74,20 +80,6 @@ def test_inline_pictures_have_their_own_ids(tmp_path):
         for part in svg.split(mark)[1:]:
             assert part.replace(")", '"').split('"')[0] in ids
     assert "http" not in svg.replace("http://www.w3.org/", "")
-
-
-def test_stretch_and_composite():
-    rng = np.random.default_rng(0)
-    image = gallery.rgb(rng.gamma(2, 500, (3, 9, 9)))
-    assert image.shape == (9, 9, 3) and image.min() == 0 and image.max() == 1
-    assert gallery.composite(rng.normal(-12, 3, (2, 9, 9))).shape == (9, 9, 3)
-    assert np.isfinite(gallery.rgb(np.full((3, 4, 4), 7.0))).all()
-    assert gallery.rgb(None) is None and gallery.composite(None) is None
-
-
-def test_gallery_with_a_missing_modality():
-    place = gallery.Location("pair", None, np.ones((2, 5, 5)), ("Pastures",), ("Inland waters",))
-    assert gallery.png([place]) == gallery.png([place])
 
 
 def test_ids_do_not_depend_on_the_last_digits_of_positions():

@@ -29,7 +29,15 @@ CLASSES = [
 ]  # fmt: skip
 COLUMNS = ["kind", "policy", "modalities", "removed", "rate", "client", "class", "metric", "value",
            "patches", "classes"]  # fmt: skip
-METRICS = ("ap_macro", "ap_micro", "f1_macro", "f1_micro", "f1_weighted")
+COVERS = ["Water", "Trees", "Grass", "Flooded vegetation", "Crops", "Shrub and scrub", "Built area",
+          "Bare ground", "Snow and ice"]  # fmt: skip
+TASKS = {  # archive, classes, scores and by how much they differ from the first, scores per class
+    "multilabel": ("simulated", CLASSES, {"ap_macro": 0, "ap_micro": 0.09, "f1_macro": -0.04,
+                   "f1_micro": 0.12, "f1_weighted": 0.08}, ("ap", "f1")),
+    "pixel": ("simulated-tiles", COVERS, {"iou_macro": 0, "f1_macro": 0.1, "accuracy": 0.22,
+              "f1_weighted": 0.18}, ("iou", "f1")),
+}  # fmt: skip
+TILES = 40
 GROUPS = ("austria", "finland", "ireland", "portugal")
 CLIENTS = [f"{group}-{q}" for group in GROUPS for q in ("s1", "s2")]
 METHODS = [  # method, variant, label, level
@@ -52,12 +60,14 @@ def generator(*words: Any) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "big"))
 
 
-def write_runs(root: Path, seeds: tuple[int, ...] = (1, 2, 3)) -> list[dict[str, Any]]:
+def write_runs(
+    root: Path, seeds: tuple[int, ...] = (1, 2, 3), task: str = "multilabel"
+) -> list[dict[str, Any]]:
     """Write scores/, runs/ and measured/ of all methods; return them as the step wants them."""
     found = []
     for method, variant, label, level in METHODS:
         for seed in seeds:
-            place = Path("simulated", "country-duplicate-p0", method, variant, f"seed-{seed}")
+            place = Path(TASKS[task][0], "country-duplicate-p0", method, variant, f"seed-{seed}")
             paths = {
                 "scores": root / "scores" / place / "scores.csv",
                 "predictions": root / "scores" / place / "predictions.parquet",
@@ -67,17 +77,19 @@ def write_runs(root: Path, seeds: tuple[int, ...] = (1, 2, 3)) -> list[dict[str,
             }
             for path in paths.values():
                 path.parent.mkdir(parents=True, exist_ok=True)
-            _write_scores(paths, method, variant, seed, level)
-            _write_run(paths, method, variant, seed, level)
+            _write_scores(paths, method, variant, seed, level, task)
+            _write_predictions(paths["predictions"], generator(method, variant, seed, "p"), task)
+            _write_run(paths, method, variant, seed, level, task)
             found.append(
                 {"method": method, "variant": variant, "label": label, "seed": seed} | paths
             )
     return found
 
 
-def write_partition(root: Path) -> Path:
+def write_partition(root: Path, task: str = "multilabel") -> Path:
     """Write the manifest and its summary; return the manifest's path."""
-    folder = root / "data" / "clients" / "simulated"
+    archive, classes, _, _ = TASKS[task]
+    folder = root / "data" / "clients" / archive
     folder.mkdir(parents=True)
     rng, rows, clients = generator("clients"), [], {}
     for group in GROUPS:
@@ -86,7 +98,7 @@ def write_partition(root: Path) -> Path:
             entry: dict[str, Any] = {
                 "group": group, "counts": {q: sizes}, "locations": sizes, "partners": 7,
             }  # fmt: skip
-            share = rng.beta(0.5, 2.5, len(CLASSES))
+            share = rng.beta(0.5, 2.5, len(classes))
             entry["labels"] = {str(i): int(s * sizes["train"]) for i, s in enumerate(share)}
             clients[f"{group}-{q}"] = entry
             for split, count in sizes.items():
@@ -103,23 +115,28 @@ def write_partition(root: Path) -> Path:
         "without_partner": {"s1": 31, "s2": 44},
         "shared_training_pairs": 1105,
         "without_holder": 3,
-        "pooled_labels": {str(i): 100 + i for i in range(len(CLASSES))},
+        "pooled_labels": {str(i): 100 + i for i in range(len(classes))},
     }
     path.with_suffix(".json").write_text(json.dumps(summary))
     table = client_table(summary, ("s1", "s2"))
     table.to_csv(path.with_suffix(".csv"), index=False)
-    draw(path.with_suffix(".svg"), table, label_shares(summary, table, tuple(CLASSES)))
+    draw(path.with_suffix(".svg"), table, label_shares(summary, table, tuple(classes)))
     return path
 
 
-def _write_scores(paths: dict, method: str, variant: str, seed: int, level: float) -> None:
+def _write_scores(
+    paths: dict, method: str, variant: str, seed: int, level: float, task: str
+) -> None:
+    _, classes, metrics, of_class = TASKS[task]
     rng = generator(method, variant, seed)
     own = level + (0 if method == "prior" else 0.008 * rng.normal())
     rows: list[dict[str, Any]] = []
 
     def add(value: float, **head: Any) -> None:
-        for metric, shift in zip(METRICS, (0, 0.09, -0.04, 0.12, 0.08), strict=True):
-            rows.append(head | {"metric": metric, "value": value + shift, "classes": 18})
+        for metric, shift in metrics.items():
+            rows.append(
+                head | {"metric": metric, "value": value + shift, "classes": len(classes[:18])}
+            )
 
     loss = {"s1+s2": 0.0, "s1": 0.11, "s2": 0.04}
     exchanges = method not in ("prior", "local", "centralised-steps", "centralised-epochs")
@@ -145,8 +162,8 @@ def _write_scores(paths: dict, method: str, variant: str, seed: int, level: floa
         for client in CLIENTS:
             add(own + shift + 0.01 * rng.normal(), kind="own", policy=policy, client=client,
                 modalities=client[-2:], patches=150)  # fmt: skip
-    for index, name in enumerate(CLASSES[:18]):
-        for metric in ("ap", "f1"):
+    for index, name in enumerate(classes[:18]):
+        for metric in of_class:
             value = float(np.clip(own + 0.3 * np.cos(index) + 0.02 * rng.normal(), 0.02, 0.98))
             rows.append({"kind": "class", "policy": "modality", "modalities": "s1+s2",
                          "class": name, "metric": metric, "value": value,
@@ -156,6 +173,12 @@ def _write_scores(paths: dict, method: str, variant: str, seed: int, level: floa
     for column in ("rate", "patches", "classes"):
         frame[column] = frame[column].astype("Int64")
     frame.to_csv(paths["scores"], index=False)
+
+
+def _write_predictions(path: Path, rng: np.random.Generator, task: str) -> None:
+    if task == "pixel":
+        _write_confusions(path, rng)
+        return
     labels = [
         np.flatnonzero(generator("labels", i).random(18) < 0.15).astype(np.int8) for i in range(60)
     ]
@@ -165,10 +188,25 @@ def _write_scores(paths: dict, method: str, variant: str, seed: int, level: floa
             "labels": labels,
             "probabilities": list(rng.random((60, len(CLASSES)), dtype=np.float32)),
         }
-    ).to_parquet(paths["predictions"], index=False)
+    ).to_parquet(path, index=False)
 
 
-def _write_run(paths: dict, method: str, variant: str, seed: int, level: float) -> None:
+def _write_confusions(path: Path, rng: np.random.Generator) -> None:
+    """The truth of a tile is the same for all runs; the last class has no pixel."""
+    rows = []
+    for tile in range(TILES):
+        shares = generator("tile", tile).dirichlet(np.full(len(COVERS) - 1, 0.4))
+        truth = (shares * 64**2).astype(int)
+        matrix = np.zeros((len(COVERS), len(COVERS)), np.int64)
+        for place, count in enumerate(truth):
+            chance = rng.dirichlet(np.where(np.arange(len(COVERS)) == place, 4.0, 0.3))
+            matrix[place] = rng.multinomial(count, chance)
+        name = f"tile-{tile:03d}"
+        rows.append({"pair": name, "file": f"{name}.tif", "confusion": matrix.ravel()})
+    pd.DataFrame(rows).to_parquet(path, index=False)
+
+
+def _write_run(paths: dict, method: str, variant: str, seed: int, level: float, task: str) -> None:
     rng = generator("rounds", method, variant, seed)
     trains, exchanges = (
         method != "prior",
@@ -182,13 +220,14 @@ def _write_run(paths: dict, method: str, variant: str, seed: int, level: float) 
                          "steps": 10, "loss": 1 / number, "bytes_up": 400_000 * exchanges,
                          "bytes_down": 400_000 * exchanges, "flops": 3e9})  # fmt: skip
         value = level * (1 - 0.6 * np.exp(-number / 3)) + 0.012 * rng.normal()
-        rows.append({"round": number, "client": "server", "val_map": value})
+        rows.append({"round": number, "client": "server", "val_score": value})
     columns = ["round", "client", "modality", "state", "samples", "steps", "loss", "loss_terms",
-               "bytes_up", "bytes_down", "flops", "val_map"]  # fmt: skip
+               "bytes_up", "bytes_down", "flops", "val_score"]  # fmt: skip
     pd.DataFrame(rows, columns=columns).to_csv(paths["rounds"], index=False)
     count = 12 * len(CLIENTS) * 400_000 * exchanges
     described = {
-        "method": method, "variant": variant, "seed": seed, "classes": CLASSES,
+        "method": method, "variant": variant, "seed": seed, "task": task,
+        "classes": TASKS[task][1],
         "parameters": {"train": {"statistics": "modality",
                                  "normalisation": "global" if variant == "default" else "client"}},
         "flops_per_sample": 9.7e6 * trains * (1.08 if "fw" in method else 1),

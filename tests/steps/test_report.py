@@ -9,20 +9,25 @@ import pytest
 from report_fixture import CLASSES, write_partition, write_runs
 
 from mmfl.errors import UserError
+from mmfl.params.tasks import TASKS
 from mmfl.patches.faults import COLUMNS
-from mmfl.reporting import figures, layout
-from mmfl.reporting.gallery import Location
+from mmfl.reporting import layout
+from mmfl.reporting.gallery import Gallery, Location
 from mmfl.reporting.gather import policy_scores, read_scores
+from mmfl.reporting.texts import captions
 from mmfl.reporting.writers import read_csv
 from mmfl.steps import report
+from mmfl.workflow import FIGURES
 
 PLACE = Path("simulated", "country-duplicate-p0")
+MULTI, PIXEL = TASKS["multilabel"], TASKS["pixel"]
 
 
-def build(root: Path, seeds: tuple[int, ...] = (1, 2, 3)) -> dict:
-    runs, manifest = write_runs(root, seeds), write_partition(root)
-    out = root / "results" / PLACE
-    report.tables_of(archive="simulated", clients="c", runs=runs, out=out)
+def build(root: Path, seeds: tuple[int, ...] = (1, 2, 3), task: str = "multilabel") -> dict:
+    runs, manifest = write_runs(root, seeds, task), write_partition(root, task)
+    archive = "simulated-tiles" if task == "pixel" else "simulated"
+    out = root / "results" / archive / PLACE.name
+    report.tables_of(archive=archive, clients="c", runs=runs, out=out)
     return {"runs": runs, "manifest": manifest, "out": out}
 
 
@@ -31,11 +36,16 @@ def made(tmp_path_factory) -> dict:
     return build(tmp_path_factory.mktemp("report"))
 
 
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory) -> dict:
+    return build(tmp_path_factory.mktemp("tiles"), task="pixel")
+
+
 def write_page(made: dict, out: Path, **changes) -> str:
     values = {
         "archive": "simulated", "clients": "country-duplicate-p0", "results": made["out"],
         "measured": [run["measured"] for run in made["runs"]], "params_text": "a: <b>&</b>",
-        "source_digest": "abc", "simulated": True, "partition": made["manifest"],
+        "source_digest": "abc", "others": [], "partition": made["manifest"],
         "out": out,
     }  # fmt: skip
     report.write_page(**(values | changes))
@@ -45,7 +55,7 @@ def write_page(made: dict, out: Path, **changes) -> str:
 def test_files(made):
     names = {str(p.relative_to(made["out"])) for p in made["out"].rglob("*") if p.is_file()}
     tables = {f"tables/{n}.{e}" for n in layout.LAYOUTS for e in ("csv", "md", "tex")}
-    drawn = {f"figures/{n}.{e}" for n in figures.CAPTIONS for e in ("svg", "csv")}
+    drawn = {f"figures/{n}.{e}" for n in FIGURES for e in ("svg", "csv")}
     assert names == tables | drawn | {"metrics.json"}
     assert [p.name for p in made["out"].parent.iterdir()] == [made["out"].name]  # no leftovers
 
@@ -94,7 +104,7 @@ def test_policies_are_paired_over_clients_that_all_policies_have(made):
     scores = read_scores([r for r in made["runs"] if r["method"] == "mf+fw"])
     drop = (scores["kind"] == "own") & (scores["policy"] == "local")
     scores.loc[drop & (scores["client"] == "austria-s1"), "value"] = np.nan
-    found = policy_scores(scores)
+    found = policy_scores(scores, MULTI)
     kept = scores[(scores["kind"] == "own") & (scores["metric"] == "ap_macro")
                   & (scores["client"] != "austria-s1")]  # fmt: skip
     expected = kept.groupby(["seed", "policy"])["value"].mean()
@@ -158,11 +168,13 @@ def test_the_page_is_self_contained_and_escaped(made, tmp_path):
     rng = np.random.default_rng(0)
     places = [
         Location(
-            f"p{i}", rng.random((3, 8, 8)), rng.random((2, 8, 8)), (CLASSES[i],), (CLASSES[0],)
+            f"p{i}", {"s2": rng.random((3, 8, 8)), "s1": rng.random((2, 8, 8))}, (CLASSES[i],),
+            (CLASSES[0],),
         )
         for i in range(3)
-    ]
-    text = write_page(made, tmp_path / "p.html", locations=places, gallery_run="mf, seed 1")
+    ]  # fmt: skip
+    shown = Gallery(places, {"s2": ["B04", "B03", "B02"], "s1": ["VV", "VH"]}, "mf, seed 1")
+    text = write_page(made, tmp_path / "p.html", gallery=shown)
     page = Outside()
     page.feed(text)
     assert page.found == [] and "script" not in page.tags and "link" not in page.tags
@@ -170,21 +182,20 @@ def test_the_page_is_self_contained_and_escaped(made, tmp_path):
     assert "a: &lt;b&gt;&amp;&lt;/b&gt;" in text
     body = text[text.index("<body>") + 6 :].lstrip()
     assert body.startswith('<p class="simulated">The data of this report are simulated')
-    assert text.count("<svg ") == 1 + len(figures.CAPTIONS) and "data:image/png;base64," in text
+    assert text.count("<svg ") == 1 + len(captions(MULTI)) and "data:image/png;base64," in text
     for number in ("belgium-s1", "31 of S1", "Peak memory", "0f0f0f"):
         assert number in text
 
 
 def test_a_real_archive_is_not_called_simulated(made, tmp_path):
-    text = write_page(
-        made, tmp_path / "p.html", archive="bigearthnet-v2", simulated=False, measured=[]
-    )
+    text = write_page(made, tmp_path / "p.html", archive="bigearthnet-v2", measured=[])
     assert "data of this report are simulated" not in text and "No measurements were found" in text
 
 
 def test_headline(made):
     text = report.headline(made["out"])
-    assert text.startswith("The data are simulated.") and "mf+fw+mim" in text
+    assert "\nThe data are simulated.\n" in text and "mf+fw+mim" in text
+    assert text.startswith("simulated: multi-label scene classification\n")
     assert "randomness of training only" in " ".join(text.split())
     with pytest.raises(UserError, match="run report again"):
         report.headline(made["out"] / "nothing")
@@ -202,7 +213,7 @@ def test_few_methods_are_a_report_too(tmp_path, methods):
     report.tables_of(archive="simulated", clients="c", **made, baseline=methods[0])
     made["manifest"] = write_partition(tmp_path)
     text = write_page(made, tmp_path / "p.html")
-    assert text.count("<svg ") == 1 + len(figures.CAPTIONS)
+    assert text.count("<svg ") == 1 + len(captions(MULTI))
     assert methods[0] in report.headline(made["out"])
 
 
@@ -224,7 +235,7 @@ def test_patches_left_out_are_shown(made, tmp_path):
     rows = [("s2", f"patch-{i}", f"BigEarthNet-S2/{i}_B02.tif", "cut <off>") for i in range(29)]
     rows.append(("", "twice", "metadata.parquet", "lists twice 2 times"))
     text = write_page(made, tmp_path / "a.html", skipped=pd.DataFrame(rows, columns=COLUMNS))
-    assert 'id="skipped"' in text and "29 of S2, 1 of both" in text
+    assert 'id="skipped"' in text and "29 of S2, 1 of every modality" in text
     assert "patch-19" in text and "patch-20" not in text and "cut &lt;off&gt;" in text
     text = write_page(made, tmp_path / "b.html", skipped=pd.DataFrame(columns=list(COLUMNS)))
     assert "skipped" not in text

@@ -22,7 +22,7 @@ def write_runs(folder, params, score):
             last = score(item, spec.seed)
             pd.DataFrame(
                 {"round": [1, 1, 2, 2], "client": ["a", "server"] * 2,
-                 "val_map": [None, 0.9, None, last]}
+                 "val_score": [None, 0.9, None, last]}
             ).to_csv(target / "rounds.csv", index=False)  # fmt: skip
 
 

@@ -119,5 +119,5 @@ def _gallery(archive: Archive, root: Path, rows: pd.DataFrame) -> list[Location]
         except DamagedFile:
             continue  # not among those that were read before
         labels = tuple(archive.classes[i] for i in row["labels"])
-        places.append(Location(str(row["pair"]), optical, radar, labels))
+        places.append(Location(str(row["pair"]), {"s2": optical, "s1": radar}, labels))
     return places

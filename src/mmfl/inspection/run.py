@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from mmfl.errors import UserError
 from mmfl.files import read_json
 from mmfl.inspection.findings import Findings
+from mmfl.params.tasks import TASKS
 
 WEIGHTS = ("model.safetensors", "best.safetensors")
 
@@ -34,7 +35,8 @@ def inspect_run(folder: Path) -> Findings:
         }
     for name in WEIGHTS:
         _weights(found, folder / name, run.get("parameters_count"))
-    _rounds(found, folder / "rounds.csv", run.get("rounds"))
+    task = TASKS.get(str(run.get("task")), TASKS["multilabel"])
+    _rounds(found, folder / "rounds.csv", run.get("rounds"), task.metrics[task.first])
     if isinstance(run.get("parameters"), dict):
         values = [
             {"parameter": f"{section}.{key}", "value": json.dumps(value)[:100]}
@@ -62,10 +64,10 @@ def _weights(found: Findings, path: Path, expected: int | None) -> None:
             found.damage.append(f"{path}: {name} holds NaN or infinity: the training diverged")
 
 
-def _rounds(found: Findings, path: Path, expected: int | None) -> None:
+def _rounds(found: Findings, path: Path, expected: int | None, score: str) -> None:
     try:
         table = pd.read_csv(path)
-        server = table[table["client"] == "server"][["round", "val_map"]]
+        server = table[table["client"] == "server"][["round", "val_score"]]
         clients = table[table["client"] != "server"]
         by_round = clients.groupby("round").agg(
             clients=("client", "nunique"), loss=("loss", "mean"), up=("bytes_up", "sum"),
@@ -76,6 +78,6 @@ def _rounds(found: Findings, path: Path, expected: int | None) -> None:
         found.damage.append(f"{path}: not readable ({text}); run train again")
         return
     rounds = by_round.reset_index().merge(server, on="round", how="left")
-    found.add("Rounds", rounds.rename(columns={"val_map": "validation AP macro"}))
+    found.add("Rounds", rounds.rename(columns={"val_score": f"validation {score}"}))
     if expected is not None and len(table) and table["round"].max() < expected:
         found.damage.append(f"{path}: ends at round {table['round'].max()} of {expected}")

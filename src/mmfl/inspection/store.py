@@ -125,7 +125,7 @@ def gallery_of(folder: Path, pairs: set[str] | None = None) -> list[Location]:
             pair = np.array([row["pair"]], dtype=object)
             raw = {q: images[q].batch(stores[q].rows(pair))[0].numpy() for q in images}
             has = tuple(classes[i] for i in row["labels"])
-            places.append(Location(str(row["pair"]), raw["s2"], raw["s1"], has))
+            places.append(Location(str(row["pair"]), raw, has))
         return places
     except (UserError, StopIteration):  # damage is told where the store is inspected
         return []

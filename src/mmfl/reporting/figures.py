@@ -17,36 +17,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mmfl.reporting.cells import ALPHA
-from mmfl.reporting.layout import NAMES, modality_names
+from mmfl.params.tasks import Task
+from mmfl.reporting.cells import ALPHA, quantity
 from mmfl.reporting.style import INK, MUTED, heat, looks, save_svg, short, style, top_ticks
+from mmfl.reporting.texts import WORDS, capital, modality_names
 from mmfl.reporting.writers import write_csv
 
 WIDTH = 7.6  # inches
 TOGETHER = 12  # curves that one panel can hold
-CAPTIONS = {  # name: (alternative text, caption)
-    "differences": (
-        "Paired differences to the baseline",
-        "Paired differences to the baseline with 95 % intervals over seeds, all modalities. "
-        "Filled: p < 0.05 after Holm's correction. The intervals themselves are not corrected.",
-    ),
-    "learning": (
-        "Validation score by round for each method",
-        "Macro average precision on the validation locations after each round. Thin: seeds; bold: "
-        "their mean; grey: mean of the baseline.",
-    ),
-    "missing": (
-        "Score by missing rate for each removed modality",
-        "Macro average precision when a share of the test patches lacks a modality, the same "
-        "patches for all methods, with 95 % intervals over seeds. Where each method has a panel, "
-        "the broad pale lines are the baseline's.",
-    ),
-    "classes": (
-        "Average precision per class and method",
-        "Average precision (%) per class on all modalities, mean over seeds. In brackets: test "
-        "locations that have the class. Few of them make a score unreliable.",
-    ),
-}
+SIDE = 24  # classes whose confusions can be printed
 
 
 def save(folder: Path, name: str, figure: Figure, data: pd.DataFrame) -> None:
@@ -63,7 +42,7 @@ def nothing(text: str) -> Figure:
     return figure
 
 
-def learning(rounds: pd.DataFrame, labels: dict[str, str], baseline: str) -> Figure:
+def learning(rounds: pd.DataFrame, labels: dict[str, str], baseline: str, task: Task) -> Figure:
     """Validation score by round: a panel per run, seeds thin, mean bold, the baseline's in grey.
 
     Args:
@@ -89,11 +68,11 @@ def learning(rounds: pd.DataFrame, labels: dict[str, str], baseline: str) -> Fig
             ax.grid(True)
         axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
         figure.supxlabel("Round", fontsize=8.5)
-        figure.supylabel("Validation AP macro (%)", fontsize=8.5)
+        figure.supylabel(f"Validation {task.metrics[task.first]} (%)", fontsize=8.5)
     return figure
 
 
-def missing(curves: pd.DataFrame, labels: dict[str, str], baseline: str) -> Figure:
+def missing(curves: pd.DataFrame, labels: dict[str, str], baseline: str, task: Task) -> Figure:
     """Score by missing rate: a panel per removed modality. Bars: 95 % interval over seeds.
 
     With more than `TOGETHER` runs a panel per run, a line per removed modality.
@@ -105,7 +84,7 @@ def missing(curves: pd.DataFrame, labels: dict[str, str], baseline: str) -> Figu
     if not removed:
         return nothing("The archive has one modality only: none can be missing.")
     if len(labels) > TOGETHER:
-        return _missing_apart(curves, labels, baseline, removed)
+        return _missing_apart(curves, labels, baseline, removed, task)
     with style():
         figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
         axes = figure.subplots(1, len(removed), sharey=True, squeeze=False).ravel()
@@ -120,10 +99,10 @@ def missing(curves: pd.DataFrame, labels: dict[str, str], baseline: str) -> Figu
                     ax.vlines(x, own["low"] * 100, own["high"] * 100, color=looked[run]["color"],
                               linewidth=0.6, alpha=0.6)  # fmt: skip
             ax.set_title(f"{modality_names(modality)} removed")
-            ax.set_xlabel("Test patches without it (%)")
+            ax.set_xlabel(f"Test {WORDS[task.name].items} without it (%)")
             ax.set_xticks(sorted(curves["rate"].unique()))
             ax.grid(True, axis="y")
-        axes[0].set_ylabel("AP macro (%)")
+        axes[0].set_ylabel(f"{capital(task.metrics[task.first])} (%)")
         handles, names = axes[0].get_legend_handles_labels()
         names = [_wrap(name, 24) for name in names]
         figure.legend(handles, names, loc="outside right upper", fontsize=7.5, handlelength=2.6)
@@ -131,7 +110,7 @@ def missing(curves: pd.DataFrame, labels: dict[str, str], baseline: str) -> Figu
 
 
 def _missing_apart(
-    curves: pd.DataFrame, labels: dict[str, str], baseline: str, removed: list[str]
+    curves: pd.DataFrame, labels: dict[str, str], baseline: str, removed: list[str], task: Task
 ) -> Figure:
     known = [run for run in labels if (curves["run"] == run).any()]
     with style():
@@ -152,8 +131,8 @@ def _missing_apart(
                                     color=colour, alpha=0.12, linewidth=0)  # fmt: skip
             ax.set_title(_wrap(labels[run], 26))
             ax.grid(True, axis="y")
-        figure.supxlabel("Test patches without it (%)", fontsize=8.5)
-        figure.supylabel("AP macro (%)", fontsize=8.5)
+        figure.supxlabel(f"Test {WORDS[task.name].items} without it (%)", fontsize=8.5)
+        figure.supylabel(f"{capital(task.metrics[task.first])} (%)", fontsize=8.5)
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper right", ncols=len(names), fontsize=7.5)
     return figure
@@ -173,7 +152,7 @@ def _panels(runs: Sequence[str]) -> tuple[Figure, list[Axes]]:
 
 
 def classes(scores: pd.DataFrame, labels: dict[str, str]) -> Figure:
-    """Average precision of each class and run: a heat map, classes by frequency in the test set.
+    """Score of each class and run: a heat map, classes by frequency in the test set.
 
     Args:
         scores: run, class, mean, positives.
@@ -189,19 +168,43 @@ def classes(scores: pd.DataFrame, labels: dict[str, str]) -> Figure:
         ax = figure.subplots()
         heat(ax, grid.to_numpy(), 0, 100, "{:.0f}")
         count = dict(zip(order["class"], order["positives"], strict=True))
-        ticks = [f"{short(name)}  ({count[name]:,.0f})" for name in names]
+        ticks = [f"{short(name)}  ({_counted(count[name])})" for name in names]
         ax.set_yticks(np.arange(len(names)) + 0.5, ticks, fontsize=7.5)
         top_ticks(ax, [_wrap(labels[run], 18) for run in runs])
     return figure
 
 
-def forest(deltas: pd.DataFrame, labels: dict[str, str], baseline: str) -> Figure:
+def confusion(pixels: pd.DataFrame) -> Figure:
+    """Shares of each true class by predicted class, in the order of the archive.
+
+    Args:
+        pixels: true, predicted, pixels, share.
+    """
+    if pixels.empty:
+        return nothing("A location has several classes: there is no confusion matrix.")
+    names = list(pixels["true"].unique())
+    grid = pixels.pivot(index="true", columns="predicted", values="share").loc[names, names] * 100
+    count = pixels.groupby("true")["pixels"].sum()
+    with style():
+        side = len(names)
+        figure = Figure(figsize=(WIDTH, 0.3 * side + 1.3), layout="constrained")
+        ax = figure.subplots()
+        heat(ax, grid.to_numpy(), 0, 100, "{:.0f}" if side <= SIDE else "")
+        ticks = [f"{short(name)}  ({_counted(count[name])})" for name in names]
+        ax.set_yticks(np.arange(side) + 0.5, ticks, fontsize=7.5)
+        top_ticks(ax, [short(name, 24) for name in names])
+        ax.set_ylabel("True class (test pixels)")
+        ax.set_xlabel("Predicted class")
+    return figure
+
+
+def forest(deltas: pd.DataFrame, labels: dict[str, str], baseline: str, task: Task) -> Figure:
     """Paired differences to the baseline with 95 % intervals; filled: p < 0.05 after Holm.
 
     Args:
         deltas: run, metric, diff, diff_low, diff_high, p_holm.
     """
-    metrics = [m for m in ("ap_macro", "f1_micro") if (deltas["metric"] == m).any()]
+    metrics = [m for m in (task.first, task.second) if (deltas["metric"] == m).any()]
     runs = [run for run in labels if (deltas["run"] == run).any()]
     if not runs or not metrics:
         return nothing(f"There is no method to compare with {baseline}.")
@@ -214,7 +217,7 @@ def forest(deltas: pd.DataFrame, labels: dict[str, str], baseline: str) -> Figur
                 own = deltas[(deltas["run"] == run) & (deltas["metric"] == metric)]
                 for _, row in own.iterrows():
                     _whisker(ax, row, place)
-            ax.set_title(NAMES[metric])
+            ax.set_title(capital(task.metrics[metric]))
             ax.set_xlabel(f"Difference to {labels.get(baseline, baseline)} (points)")
             ax.grid(True, axis="x")
             ax.spines["left"].set_visible(False)
@@ -222,6 +225,11 @@ def forest(deltas: pd.DataFrame, labels: dict[str, str], baseline: str) -> Figur
         axes[0].set_yticks(range(len(runs)), [_wrap(labels[run], 30) for run in runs])
         axes[0].set_ylim(len(runs) - 0.5, -0.5)
     return figure
+
+
+def _counted(number: float) -> str:
+    """All digits of a small count, three of a large one."""
+    return f"{number:,.0f}" if number < 1e5 else quantity(number)
 
 
 def _whisker(ax: Axes, row: pd.Series, place: int) -> None:

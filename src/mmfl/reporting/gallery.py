@@ -1,81 +1,229 @@
-"""Pictures of some test locations in both modalities, beside labels and predictions."""
+"""Pictures of some test locations in each modality, beside labels and predictions."""
 
 from __future__ import annotations
 
 import base64
 import io
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from mmfl.reporting.style import MUTED, style
+from mmfl.params.tasks import IGNORED
+from mmfl.reporting.style import INK, MUTED, style
+from mmfl.reporting.texts import modality_names
+
+Images = dict[str, NDArray[np.floating] | None]
+"""Modality -> (C, H, W), C of 1 to 3, NaN in gaps, or None where the archive holds none."""
+
+SIDE = 256  # pixels of a picture; larger tiles are shown reduced
+STRIPES, GAP = 0.66, 0.93  # greys of ignored pixels and of gaps
 
 
 @dataclass(frozen=True)
 class Location:
-    """A test location.
+    """A test location of the multi-label task.
 
     Attributes:
-        optical: (3, H, W) B04, B03, B02, or None where the archive holds none.
-        radar: (2, H, W) VV, VH in dB, or None.
         labels, predicted: names of classes; None where nothing was predicted.
     """
 
     pair: str
-    optical: NDArray[np.floating] | None
-    radar: NDArray[np.floating] | None
+    images: Images
     labels: tuple[str, ...]
     predicted: tuple[str, ...] | None = None
 
 
-def png(locations: list[Location]) -> str:
-    """The pictures as a base64 PNG, two locations per row."""
+@dataclass(frozen=True)
+class Tile:
+    """A test tile of the pixel task.
+
+    Attributes:
+        mask, predicted: (H, W) uint8 class indices, 255 where ignored or not predicted.
+    """
+
+    pair: str
+    images: Images
+    mask: NDArray[np.uint8]
+    predicted: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What a page shows.
+
+    Attributes:
+        bands: modality -> names of the bands shown.
+        run: whose predictions these are.
+        classes, colours: of the masks, in order; no colours: a palette.
+    """
+
+    places: Sequence[Location] | Sequence[Tile]
+    bands: dict[str, list[str]]
+    run: str
+    classes: tuple[str, ...] = ()
+    colours: Sequence[str] | None = None
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """The tiles; empty for the multi-label task."""
+        return [place for place in self.places if isinstance(place, Tile)]
+
+    def png(self) -> str:
+        """The pictures as a base64 PNG."""
+        if self.tiles:
+            return png_tiles(self.tiles, self.classes, self.colours)
+        return png([place for place in self.places if isinstance(place, Location)])
+
+    def caption(self) -> str:
+        """How they were chosen, and how to read them."""
+        places = "tiles" if self.tiles else "locations"
+        shown = "; ".join(
+            f"{modality_names(name)}: {_band_names(bands)}" for name, bands in self.bands.items()
+        )
+        text = (
+            f"Test {places} at equal steps of the sorted list, not chosen by result; {self.run}. "
+            f"{shown}; each stretched from 2 to 98 %. "
+        )
+        if not self.tiles:
+            return text + "✓ found, ○ missed, ✗ false alarm, at a probability of 0.5."
+        large = any(max(tile.mask.shape) > SIDE for tile in self.tiles)
+        text += "Hatched: ignored in training and scores, or not predicted; grey: no data."
+        return text + (" Large tiles are shown reduced." if large else "")
+
+
+def png(locations: Sequence[Location]) -> str:
+    """The pictures as a base64 PNG: two locations per row, one where they have many pictures."""
+    names = list(locations[0].images)
+    beside = 2 if len(names) <= 2 else 1
+    width = len(names) + 1
     with style():
-        lines = -(-len(locations) // 2)
-        figure = Figure(figsize=(9.6, 1.95 * lines), layout="constrained", dpi=130)
-        axes = figure.subplots(lines, 6, squeeze=False, width_ratios=[1, 1, 1.35] * 2)
+        lines = -(-len(locations) // beside)
+        inches = beside * (1.43 * len(names) + 1.93)
+        figure = Figure(figsize=(inches, 1.85 * lines + 0.1), layout="constrained", dpi=130)
+        ratios = [*[1.0] * len(names), 1.35] * beside
+        axes = figure.subplots(lines, width * beside, squeeze=False, width_ratios=ratios)
         for ax in axes.ravel():
             ax.axis("off")
         for place, location in enumerate(locations):
-            row = axes[place // 2]
-            start = 3 * (place % 2)
-            _picture(row[start], rgb(location.optical), "Sentinel-2", location.pair)
-            _picture(row[start + 1], composite(location.radar), "Sentinel-1", "")
-            _words(row[start + 2], location)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return base64.b64encode(buffer.getvalue()).decode()
+            start = width * (place % beside)
+            row = axes[place // beside][start : start + width]
+            _pictures(row, location.images, location.pair, headed=place < beside)
+            _words(row[-1], location)
+        return _encoded(figure)
 
 
-def rgb(bands: NDArray[np.floating] | None) -> NDArray[np.float64] | None:
-    """(H, W, 3) in [0, 1] from B04, B03, B02: stretched from 2 to 98 %, the same in all three."""
+def png_tiles(
+    tiles: Sequence[Tile], classes: Sequence[str], colours: Sequence[str] | None = None
+) -> str:
+    """The pictures as a base64 PNG: a tile per row, its label and prediction, a legend below."""
+    palette = [*colours] if colours else qualitative(len(classes))
+    columns = len(tiles[0].images) + 2
+    shown = np.unique(np.concatenate([np.append(t.mask, t.predicted) for t in tiles]))
+    named = [i for i in shown.tolist() if i != IGNORED]
+    with style():
+        across = columns
+        below = 0.25 * -(-(len(named) + 1) // across) + 0.1
+        size = (1.9 * columns, 2.02 * len(tiles) + 0.2 + below)
+        figure = Figure(figsize=size, layout="constrained", dpi=130)
+        axes = figure.subplots(len(tiles), columns, squeeze=False)
+        for ax in axes.ravel():
+            ax.axis("off")
+        for place, (row, tile) in enumerate(zip(axes, tiles, strict=True)):
+            _pictures(row, tile.images, tile.pair, headed=not place)
+            for ax, values, name in zip(
+                row[-2:], (tile.mask, tile.predicted), ("Label", "Prediction"), strict=True
+            ):
+                ax.imshow(coloured(values, palette), interpolation="nearest")
+                if not place:
+                    ax.set_title(name, fontsize=8.5)
+        handles = [Patch(color=palette[i], label=classes[i]) for i in named]
+        if IGNORED in shown:
+            handles.append(
+                Patch(facecolor="white", edgecolor=MUTED, hatch="////", label="ignored, no class")
+            )
+        figure.legend(handles=handles, loc="outside lower center", ncols=across, fontsize=7.5)
+        return _encoded(figure)
+
+
+def picture(bands: NDArray[np.floating] | None) -> NDArray[np.float64] | None:
+    """(H, W, 3) in [0, 1] from 1 to 3 bands, stretched from 2 to 98 %; gaps are grey.
+
+    Three bands: red, green, blue, with one stretch for all; two (a, b): a, b and a − b, each with
+    its own (for radar in dB: VV, VH and their ratio); one: grey.
+    """
     if bands is None:
         return None
-    return np.moveaxis(_stretch(np.asarray(bands, np.float64)), 0, -1)
+    values = _reduced(np.asarray(bands, np.float64))
+    if len(values) == 3:
+        shown = _stretch(values)
+    elif len(values) == 2:
+        a, b = values
+        shown = np.stack([_stretch(a), _stretch(b), _stretch(a - b)])
+    else:
+        shown = np.repeat(_stretch(values), 3, axis=0)
+    gaps = np.isnan(shown).any(axis=0)
+    return np.moveaxis(np.where(gaps, GAP, shown), 0, -1)
 
 
-def composite(bands: NDArray[np.floating] | None) -> NDArray[np.float64] | None:
-    """(H, W, 3) in [0, 1] from VV and VH in dB: red VV, green VH, blue VV − VH."""
-    if bands is None:
-        return None
-    vv, vh = np.asarray(bands, np.float64)
-    return np.stack([_stretch(vv), _stretch(vh), _stretch(vv - vh)], axis=-1)
+def coloured(mask: NDArray[Any], palette: Sequence[str]) -> NDArray[np.float64]:
+    """(H, W, 3) of a map of class indices; what has no class is white with grey stripes."""
+    step = -(-max(mask.shape) // SIDE)
+    mask = mask[::step, ::step]
+    known = mask < len(palette)
+    colours = np.array([to_rgb(colour) for colour in palette])
+    y, x = np.indices(mask.shape)
+    period = max(4, max(mask.shape) // 20)
+    stripes = np.where((x + y) % period < period / 4, STRIPES, 1.0)
+    return np.where(known[..., None], colours[np.where(known, mask, 0)], stripes[..., None])
+
+
+def qualitative(count: int) -> list[str]:
+    """Distinct colours for classes without their own."""
+    if count <= 20:
+        return [to_hex(mpl.colormaps["tab20"](i)) for i in range(count)]
+    return [to_hex(mpl.colormaps["gist_rainbow"](i / count)) for i in range(count)]
+
+
+def _reduced(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(C, H, W) with at most `SIDE` pixels a side, means of squares; a gap in one stays a gap."""
+    step = -(-max(values.shape[1:]) // SIDE)
+    if step == 1:
+        return values
+    high, wide = (size // step * step for size in values.shape[1:])
+    squares = values[:, :high, :wide].reshape(len(values), high // step, step, wide // step, step)
+    return squares.mean(axis=(2, 4))
 
 
 def _stretch(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    low, high = np.percentile(values, (2, 98))
+    seen = values[np.isfinite(values)]
+    if not seen.size:
+        return np.full(values.shape, np.nan)
+    low, high = np.percentile(seen, (2, 98))
     return np.clip((values - low) / max(high - low, 1e-9), 0, 1)
 
 
-def _picture(ax, image: NDArray[np.float64] | None, missing: str, title: str) -> None:
-    if image is None:
-        ax.text(0.5, 0.5, f"no {missing}", ha="center", va="center", color=MUTED)
-    else:
-        ax.imshow(image, interpolation="nearest")
-    ax.set_title(title[-28:], fontsize=6.2, color=MUTED)
+def _pictures(row, images: Images, pair: str, *, headed: bool) -> None:
+    """A picture per modality, their names above the first row, the location's name below."""
+    for ax, (name, bands) in zip(row, images.items(), strict=False):
+        image = picture(bands)
+        if image is None:
+            ax.text(0.5, 0.5, f"no {modality_names(name)}", ha="center", va="center", color=MUTED,
+                    transform=ax.transAxes)  # fmt: skip
+        else:
+            ax.imshow(image, interpolation="nearest")
+        if headed:
+            ax.set_title(modality_names(name), fontsize=8.5, color=INK)
+    limit = 34 * len(images)
+    text = pair if len(pair) <= limit else f"… {pair[-limit:]}"
+    row[0].text(0, -0.03, text, fontsize=6.2, color=MUTED, va="top", transform=row[0].transAxes)
 
 
 def _words(ax, location: Location) -> None:
@@ -90,3 +238,13 @@ def _words(ax, location: Location) -> None:
         lines += textwrap.wrap(text, 31, subsequent_indent="   ")
     ax.text(0, 1, "\n".join(lines[:12]), va="top", fontsize=7.2, linespacing=1.35,
             transform=ax.transAxes)  # fmt: skip
+
+
+def _band_names(bands: Sequence[str]) -> str:
+    return ", ".join([*bands, f"{bands[0]} − {bands[1]}"] if len(bands) == 2 else bands)
+
+
+def _encoded(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode()

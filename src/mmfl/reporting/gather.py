@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mmfl.errors import UserError
 from mmfl.files import read_json
+from mmfl.params.tasks import Task
 from mmfl.reporting.tables import full
 from mmfl.reporting.writers import read_csv
 
@@ -25,16 +27,16 @@ def key(item: Run) -> str:
     return item["method"] + ("" if item["variant"] == "default" else f"@{item['variant']}")
 
 
-def policy_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """ap_macro per run, seed and policy: `union` (all modalities), `own` (mean over clients).
+def policy_scores(scores: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """The first score per run, seed and policy: `union` (all modalities), `own` (mean of clients).
 
     Clients count that have a score under every policy of the run, so that means are paired.
     """
-    ap = scores[(scores["metric"] == "ap_macro") & scores["policy"].notna()]
-    subset = ap[ap["kind"] == "subset"]
+    first = scores[(scores["metric"] == task.first) & scores["policy"].notna()]
+    subset = first[first["kind"] == "subset"]
     union = subset[subset["modalities"] == full(subset["modalities"])]
     columns = ["run", "seed", "kind", "policy", "value"]
-    own = ap[ap["kind"] == "own"].pivot_table(
+    own = first[first["kind"] == "own"].pivot_table(
         index=["run", "seed", "client"], columns="policy", values="value", sort=False
     )
     mean = own.dropna().groupby(["run", "seed"], sort=False).mean()
@@ -50,7 +52,7 @@ def read_scores(runs: list[Run]) -> pd.DataFrame:
 def read_rounds(runs: list[Run]) -> pd.DataFrame:
     """All rounds.csv, one below the other, with run and seed."""
     return _stacked(
-        runs, "rounds", ["round", "client", "state", "bytes_up", "bytes_down", "val_map"]
+        runs, "rounds", ["round", "client", "state", "bytes_up", "bytes_down", "val_score"]
     )
 
 
@@ -98,13 +100,53 @@ def runs_frame(runs: list[Run], described: list[dict]) -> pd.DataFrame:
 
 def positives(item: Run, names: list[str]) -> dict[str, int]:
     """How many test locations have each class, from a run's predictions."""
+    labels = _predictions(item, ["labels"])["labels"]
+    flat = np.concatenate([np.empty(0, np.int64), *labels]).astype(np.int64)
+    return dict(zip(names, np.bincount(flat, minlength=len(names)).tolist(), strict=False))
+
+
+def read_confusions(runs: list[Run], classes: int) -> NDArray[np.int64]:
+    """(S, T, P, P) confusions of one method's seeds on the test tiles, sorted by tile.
+
+    Raises:
+        UserError: a table is not readable, has another number of classes, or other tiles.
+    """
+    found, pairs = [], None
+    for item in runs:
+        table = _predictions(item, ["pair", "confusion"]).sort_values("pair", kind="stable")
+        wrong = [row for row in table["confusion"] if len(row) != classes**2]
+        if wrong:
+            raise UserError(
+                f"{item['predictions']}: found confusions of {len(wrong[0])} numbers, expected "
+                f"{classes**2} for {classes} classes; run evaluate again"
+            )
+        pairs = list(table["pair"]) if pairs is None else pairs
+        if list(table["pair"]) != pairs:
+            raise UserError(
+                f"{item['predictions']}: holds other tiles than {runs[0]['predictions']}, expected "
+                "the same for all seeds; run evaluate again"
+            )
+        rows = [np.asarray(row, np.int64) for row in table["confusion"]]
+        found.append(np.stack(rows) if rows else np.empty((0, classes**2), np.int64))
+    return np.stack(found).reshape(len(found), -1, classes, classes)
+
+
+def confusion_frame(confusions: NDArray[np.int64], names: list[str]) -> pd.DataFrame:
+    """true, predicted, pixels (of all tiles, mean over seeds), share of the true class's pixels."""
+    total = confusions.sum(axis=1).mean(axis=0)
+    grid = pd.MultiIndex.from_product([names, names], names=["true", "predicted"])
+    frame = pd.DataFrame({"pixels": total.ravel()}, index=grid).reset_index()
+    whole = np.repeat(total.sum(axis=1), len(names))
+    frame["share"] = (frame["pixels"] / whole).where(whole > 0)
+    return frame
+
+
+def _predictions(item: Run, columns: list[str]) -> pd.DataFrame:
     try:
-        labels = pd.read_parquet(item["predictions"], columns=["labels"])["labels"]
+        return pd.read_parquet(item["predictions"], columns=columns)
     except (OSError, ValueError) as error:
         text = str(error).splitlines()[0]
         raise UserError(f"{item['predictions']}: not readable ({text}); run evaluate") from None
-    flat = np.concatenate([np.empty(0, np.int64), *labels]).astype(np.int64)
-    return dict(zip(names, np.bincount(flat, minlength=len(names)).tolist(), strict=False))
 
 
 def read_measured(paths: list[Path]) -> pd.DataFrame:

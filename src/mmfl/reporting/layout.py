@@ -10,20 +10,10 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from mmfl.params.tasks import Task
 from mmfl.reporting.cells import claim, delta, estimate, p_value, points, quantity, range_of
-from mmfl.reporting.tables import METRICS, POLICIES
-
-NAMES = {
-    "ap_macro": "AP macro",
-    "ap_micro": "AP micro",
-    "f1_macro": "F1 macro",
-    "f1_micro": "F1 micro",
-    "f1_weighted": "F1 weighted",
-}
-SEEDS = (
-    "The seeds cover the randomness of training only, not the choice of the partition, of the test "
-    "locations or of hyper-parameters."
-)
+from mmfl.reporting.tables import POLICIES
+from mmfl.reporting.texts import WORDS, capital, modality_names, seeds
 
 
 @dataclass
@@ -38,50 +28,53 @@ class Table:
     baseline: list[bool] = field(default_factory=list)
 
 
-def comparison(frame: pd.DataFrame, baseline: str) -> Table:
+def comparison(frame: pd.DataFrame, baseline: str, task: Task) -> Table:
     """The headline table."""
-    header = ["Method", *(f"{NAMES[m]} (%)" for m in METRICS)]
-    header += [f"Δ AP macro to {baseline} (points)", "p (Holm)"]
+    words, first = WORDS[task.name], task.first
+    header = ["Method", *(f"{capital(name)} (%)" for name in task.metrics.values())]
+    header += [f"Δ {task.metrics[first]} to {baseline} (points)", "p (Holm)"]
     rows = [
         [
             row["label"],
-            *(estimate(row, f"{m}_") for m in METRICS),
-            delta(row, "ap_macro_"),
-            "–" if pd.isna(row["ap_macro_diff"]) else p_value(row["ap_macro_p_holm"]),
+            *(estimate(row, f"{m}_") for m in task.metrics),
+            delta(row, f"{first}_"),
+            "–" if pd.isna(row[f"{first}_diff"]) else p_value(row[f"{first}_p_holm"]),
         ]
         for _, row in frame.iterrows()
     ]
     note = [
         _seeds(frame),
-        f"Test locations that hold every modality ({range_of(frame['patches'])}); all modalities "
-        f"used; {range_of(frame['classes'])} classes with positives.",
-        claim(frame, "ap_macro_", baseline, "macro average precision"),
-        _single_clients(frame),
-        SEEDS,
+        f"Test {words.places} that hold every modality ({range_of(frame['patches'])}); all "
+        f"modalities used; {range_of(frame['classes'])} classes with {words.support}.",
+        claim(frame, f"{first}_", baseline, task.words[first]),
+        _single_clients(frame, task),
+        seeds(task),
+        _tiles(frame, baseline, task),
     ]
     title = "Comparison on all modalities: mean ± standard deviation, 95 % interval"
     return _table("comparison", title, header, rows, note, frame["run"] == baseline)
 
 
-def ablation(frame: pd.DataFrame, baseline: str) -> Table:
+def ablation(frame: pd.DataFrame, baseline: str, task: Task) -> Table:
     """Modules, under both shared policies of the normalisation statistics."""
     header, known = ["Method"], []
+    first, second = task.first, task.second
     for policy in POLICIES[:2]:
-        if frame[f"{policy}_ap_macro_mean"].notna().any():
+        if frame[f"{policy}_{first}_mean"].notna().any():
             known.append(policy)
-            header += [f"AP macro (%), {policy}", "Δ (points)", "p (Holm)"]
-            header += [f"F1 micro (%), {policy}"]
+            header += [f"{capital(task.metrics[first])} (%), {policy}", "Δ (points)", "p (Holm)"]
+            header += [f"{capital(task.metrics[second])} (%), {policy}"]
     rows = []
     for _, row in frame.iterrows():
         cells = [row["label"]]
         for policy in known:
-            p = row[f"{policy}_ap_macro_p_holm"]
-            cells += [estimate(row, f"{policy}_ap_macro_"), delta(row, f"{policy}_ap_macro_")]
-            cells += ["–" if pd.isna(row[f"{policy}_ap_macro_diff"]) else p_value(p)]
-            cells += [estimate(row, f"{policy}_f1_micro_")]
+            p = row[f"{policy}_{first}_p_holm"]
+            cells += [estimate(row, f"{policy}_{first}_"), delta(row, f"{policy}_{first}_")]
+            cells += ["–" if pd.isna(row[f"{policy}_{first}_diff"]) else p_value(p)]
+            cells += [estimate(row, f"{policy}_{second}_")]
         rows.append(cells)
     claims = [
-        claim(frame, f"{p}_ap_macro_", baseline, f"macro average precision under policy {p}")
+        claim(frame, f"{p}_{first}_", baseline, f"{task.words[first]} under policy {p}")
         for p in known
     ]
     note = [
@@ -89,30 +82,33 @@ def ablation(frame: pd.DataFrame, baseline: str) -> Table:
         f"Differences to {baseline} under the same policy of the running statistics; p-values are "
         "corrected over all methods of the comparison, not only those shown here.",
         *claims,
-        SEEDS,
+        seeds(task),
     ]
     title = "Ablation of the modules"
     return _table("ablation", title, header, rows, note, frame["run"] == baseline)
 
 
-def missing(frame: pd.DataFrame, baseline: str) -> Table:
+def missing(frame: pd.DataFrame, baseline: str, task: Task) -> Table:
     """Subsets of the modalities, missing rates, and locations with fewer modalities."""
+    words, first = WORDS[task.name], task.metrics[task.first]
     questions: list[tuple[str, pd.Series, str]] = []
-    ap = frame["metric"] == "ap_macro"
+    ahead = frame["metric"] == task.first
     subset = frame["kind"] == "subset"
-    for metric, chosen in (("ap_macro", ap), ("f1_micro", frame["metric"] == "f1_micro")):
+    for metric in (task.first, task.second):
+        chosen = subset & (frame["metric"] == metric)
         for name in frame[subset]["modalities"].unique():
-            title = ("" if metric == "ap_macro" else f"{NAMES[metric]}, ") + modality_names(name)
-            questions.append((title, subset & chosen & (frame["modalities"] == name), name))
+            front = "" if metric == task.first else f"{capital(task.metrics[metric])}, "
+            asked = chosen & (frame["modalities"] == name)
+            questions.append((front + modality_names(name), asked, name))
     curves = frame[(frame["kind"] == "missing") & frame["rate"].between(1, 99)]
     for (removed, rate), _ in curves.groupby(["removed", "rate"]):
-        chosen = ap & (frame["removed"] == removed) & (frame["rate"] == rate)
+        chosen = ahead & (frame["removed"] == removed) & (frame["rate"] == rate)
         title = f"{rate:.0f} % without {modality_names(str(removed))}"
         questions.append((title, chosen & (frame["kind"] == "missing"), ""))
-    fewer = ap & (frame["kind"] == "incomplete")
+    fewer = ahead & (frame["kind"] == "incomplete")
     if fewer.any():
         count = range_of(frame[fewer]["patches"])
-        questions.append((f"Locations with fewer modalities ({count})", fewer, ""))
+        questions.append((f"{capital(words.places)} with fewer modalities ({count})", fewer, ""))
     runs = frame[["run", "label"]].drop_duplicates()
     tables = [frame[chosen].set_index("run") for _, chosen, _ in questions]
     rows = []
@@ -123,21 +119,21 @@ def missing(frame: pd.DataFrame, baseline: str) -> Table:
         ]
         rows.append([label, *cells])
     claims = [
-        claim(t.reset_index(), "", baseline, f"macro average precision with {modality_names(q[2])}")
+        claim(t.reset_index(), "", baseline, f"{task.words[task.first]} with {q[0]}")
         for q, t in zip(questions, tables, strict=True)
-        if q[2] and "+" not in q[2] and not q[0].startswith("F1")
+        if q[2] and "+" not in q[2] and (t["metric"] == task.first).all()
     ]
     note = [
-        "Subsets and rates are scored on the test locations that hold every modality "
-        f"({range_of(frame[subset]['patches'])}); a rate's missing patches are the same for all "
-        "methods.",
+        f"Subsets and rates are scored on the test {words.places} that hold every modality "
+        f"({range_of(frame[subset]['patches'])}); a rate's missing {words.items} are the same for "
+        "all methods.",
         *claims,
-        SEEDS,
+        seeds(task),
     ]
     header = ["Method", *(title for title, _, _ in questions)]
     return _table(
         "missing",
-        "Missing modalities: AP macro, where not F1 (%)",
+        f"Missing modalities: {first}, where not F1 (%)",
         header,
         rows,
         note,
@@ -145,11 +141,13 @@ def missing(frame: pd.DataFrame, baseline: str) -> Table:
     )
 
 
-def policies(frame: pd.DataFrame, baseline: str) -> Table:
+def policies(frame: pd.DataFrame, baseline: str, task: Task) -> Table:
     """One trained model under each policy of the running statistics."""
+    words, first = WORDS[task.name], task.words[task.first]
+    own = f"own test {words.items}"
     header: list[str] = ["Method"]
     cells: list[tuple[Callable[[pd.Series, str], str], str]] = []
-    for kind, place in (("union", "union test set"), ("own", "own test patches")):
+    for kind, place in (("union", "union test set"), ("own", own)):
         for policy in POLICIES:
             if f"{kind}_{policy}_mean" in frame:
                 header.append(f"{policy}, {place}")
@@ -159,20 +157,20 @@ def policies(frame: pd.DataFrame, baseline: str) -> Table:
                 cells.append((delta, f"{kind}_{policy}_"))
     rows = [[r["label"], *(make(r, prefix) for make, prefix in cells)] for _, r in frame.iterrows()]
     note = [
-        "Macro average precision (%) of the same trained models; differences are paired by seed. "
-        "Own test patches: each client's, mean over clients. There is no union score under local, "
-        "as a location has no client of its own there.",
+        f"{capital(first)} (%) of the same trained models; differences are paired by seed. "
+        f"{capital(own)}: each client's, mean over clients. There is no union score under local, "
+        f"as a {words.places.removesuffix('s')} has no client of its own there.",
     ]
-    for kind, place in (("own", "own test patches"), ("union", "the union test set")):
+    for kind, place in (("own", own), ("union", "the union test set")):
         for policy in POLICIES[1:]:
             if f"{kind}_{policy}_diff" in frame:
-                what = f"macro average precision on {place} with statistics {policy}"
+                what = f"{first} on {place} with statistics {policy}"
                 note.append(claim(frame, f"{kind}_{policy}_", "the same model with modality", what))
     title = "Policies of the running statistics"
-    return _table("policies", title, header, rows, [*note, SEEDS], frame["run"] == baseline)
+    return _table("policies", title, header, rows, [*note, seeds(task)], frame["run"] == baseline)
 
 
-def cost(frame: pd.DataFrame, baseline: str) -> Table:
+def cost(frame: pd.DataFrame, baseline: str, task: Task) -> Table:
     """Operations, traffic and rounds; seconds are measured and stand on the page."""
     header = ["Method", "Clients", "Parameters", "FLOPs per sample", "FLOPs of a run", "Up", "Down",
               "Rounds", "Rounds to target", "Seeds at target", "Traffic to target"]  # fmt: skip
@@ -194,8 +192,8 @@ def cost(frame: pd.DataFrame, baseline: str) -> Table:
     ]
     target = frame["target"].dropna()
     aim = (
-        f"Target: a validation AP macro of {points(target.iloc[0])} %, which is 90 % of what "
-        f"{baseline} has after its last round; median over the seeds that reach it."
+        f"Target: a validation {task.metrics[task.first]} of {points(target.iloc[0])} %, which is "
+        f"90 % of what {baseline} has after its last round; median over the seeds that reach it."
         if len(target)
         else "There is no validation score, hence no target."
     )
@@ -211,11 +209,6 @@ LAYOUTS = {"comparison": comparison, "ablation": ablation, "missing": missing,
            "policies": policies, "cost": cost}  # fmt: skip
 
 
-def modality_names(names: str) -> str:
-    """`s1+s2` as `S1 + S2`."""
-    return " + ".join(part.upper() for part in str(names).split("+"))
-
-
 def _table(
     name: str,
     title: str,
@@ -227,7 +220,7 @@ def _table(
     return Table(name, title, header, rows, [n for n in note if n], list(base))
 
 
-def _single_clients(frame: pd.DataFrame) -> str:
+def _single_clients(frame: pd.DataFrame, task: Task) -> str:
     """Range of single clients' models, where a method trains clients alone."""
     parts = []
     for column in map(str, frame):
@@ -238,9 +231,22 @@ def _single_clients(frame: pd.DataFrame) -> str:
             name = modality_names(stem.removeprefix("client_").rstrip("_"))
             parts.append(f"{name} {values[0]} (from {values[1]} to {values[2]})")
     return (
-        f"Single clients' models of local, AP macro, mean and range: {', '.join(parts)}."
+        f"Single clients' models of local, {task.metrics[task.first]}, mean and range: "
+        f"{', '.join(parts)}."
         if parts
         else ""
+    )
+
+
+def _tiles(frame: pd.DataFrame, baseline: str, task: Task) -> str:
+    """What the choice of the test tiles may do to the baseline's score, which seeds do not say."""
+    if "tiles_low" not in frame or frame["tiles_low"].isna().all():
+        return ""
+    row = frame.dropna(subset=["tiles_low"]).iloc[0]
+    return (
+        f"Over the choice of the test tiles, {baseline}'s {task.metrics[task.first]} lies between "
+        f"{points(row['tiles_low'])} and {points(row['tiles_high'])} % (95 % interval, bootstrap "
+        "over tiles, mean over seeds), which the intervals over seeds do not cover."
     )
 
 

@@ -16,7 +16,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from mmfl.reporting.cells import quantity
-from mmfl.reporting.layout import Table, modality_names
+from mmfl.reporting.layout import Table
+from mmfl.reporting.texts import modality_names
 
 TEMPLATE = Path(__file__).with_name("page.html")
 PACKAGES = ("mmfl", "torch", "numpy", "pandas", "scikit-learn", "scipy", "rasterio", "matplotlib")
@@ -127,7 +128,9 @@ def clients_table(clients: pd.DataFrame, summary: dict[str, Any]) -> Table:
     ]
     empty = _listed(summary.get("empty_clients", []))
     lonely = summary.get("without_partner", {})
-    lonely_text = _listed([f"{count:,} of {q.upper()}" for q, count in sorted(lonely.items())])
+    lonely_text = _listed(
+        [f"{count:,} of {modality_names(q)}" for q, count in sorted(lonely.items())]
+    )
     shared = summary.get("shared_training_pairs", 0)
     note = [
         "Partners: training locations that another client holds in another modality. Divergence: "
@@ -168,10 +171,10 @@ def attendance_table(rounds: pd.DataFrame) -> Table:
 def skipped_table(frame: pd.DataFrame, shown: int = 20) -> Table:
     """Patches that the split left out: modality, patch, file, reason; empty if there is none."""
     rows = [
-        [str(row["modality"]).upper() or "both", row["patch"], row["file"], row["reason"]]
+        [_modality(row["modality"]), row["patch"], row["file"], row["reason"]]
         for row in frame.head(shown).to_dict("records")
     ]
-    counts = frame["modality"].str.upper().replace("", "both").value_counts().sort_index()
+    counts = frame["modality"].map(_modality).value_counts().sort_index()
     note = [
         "Left out because split.on_error is skip: "
         + ", ".join(f"{count:,} of {q}" for q, count in counts.items())
@@ -179,6 +182,10 @@ def skipped_table(frame: pd.DataFrame, shown: int = 20) -> Table:
     ]
     header = ["Modality", "Patch", "File", "Reason"]
     return Table("skipped", "Patches left out", header, rows, note, [False] * len(rows))
+
+
+def _modality(name: str) -> str:
+    return modality_names(name) if name else "every modality"
 
 
 def _listed(items: Sequence[str]) -> str:

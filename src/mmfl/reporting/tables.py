@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-METRICS = ("ap_macro", "f1_micro", "f1_weighted", "f1_macro", "ap_micro")
+from mmfl.params.tasks import TASKS, Task
+
 ESTIMATE = ("mean", "sd", "low", "high")
 DELTA = ("diff", "diff_sd", "diff_low", "diff_high", "p", "p_holm", "tests")
 HEAD = ("run", "label", "method", "variant", "seeds")
@@ -34,13 +35,26 @@ def full(modalities: pd.Series) -> str | None:
     return max(names, key=lambda name: name.count("+")) if len(names) else None
 
 
+def task_of(compared: pd.DataFrame) -> Task:
+    """The task whose first score a comparison holds."""
+    return next(t for t in TASKS.values() if f"{t.first}_mean" in compared)
+
+
 def comparison(
-    runs: pd.DataFrame, estimates: pd.DataFrame, deltas: pd.DataFrame, baseline: str
+    runs: pd.DataFrame,
+    estimates: pd.DataFrame,
+    deltas: pd.DataFrame,
+    baseline: str,
+    task: Task,
+    tiles: tuple[float, float] | None = None,
 ) -> pd.DataFrame:
     """A row per run: every metric on all modalities, its difference to the baseline.
 
-    For `local`, also mean, least and greatest ap_macro of single clients per modality
+    For `local`, also mean, least and greatest first score of single clients per modality
     (`client_<modality>_mean`, `_min`, `_max`).
+
+    Args:
+        tiles: interval of the baseline's first score over test tiles (`tiles_low`, `tiles_high`).
     """
     frame = _head(runs).assign(policy=runs["policy"].to_numpy(), baseline=baseline)
     own, delta = shown(_subset(estimates), runs), shown(_subset(deltas), runs)
@@ -48,20 +62,23 @@ def comparison(
     own, delta = own[own["modalities"] == every], delta[delta["modalities"] == every]
     frame = _join(frame, own, "", ("patches", "classes"))
     frame["modalities"] = every
-    for metric in METRICS:
+    for metric in task.metrics:
         frame = _join(frame, own[own["metric"] == metric], f"{metric}_", ESTIMATE)
         frame = _join(frame, delta[delta["metric"] == metric], f"{metric}_", DELTA)
-    single = estimates[(estimates["kind"] == "client") & (estimates["metric"] == "ap_macro")]
+    single = estimates[(estimates["kind"] == "client") & (estimates["metric"] == task.first)]
     for modality, part in single.groupby("modalities"):
         grouped = part.groupby("run")["mean"].agg(["mean", "min", "max"])
         frame = frame.merge(
             grouped.add_prefix(f"client_{modality}_"), left_on="run", right_index=True, how="left"
         )
+    if tiles is not None:
+        for end, value in zip(("low", "high"), tiles, strict=True):
+            frame[f"tiles_{end}"] = pd.Series(value, frame.index).where(frame["run"] == baseline)
     return frame
 
 
 def ablation(
-    runs: pd.DataFrame, estimates: pd.DataFrame, deltas: pd.DataFrame, baseline: str
+    runs: pd.DataFrame, estimates: pd.DataFrame, deltas: pd.DataFrame, baseline: str, task: Task
 ) -> pd.DataFrame:
     """The baseline, it with modules, and it with inputs standardised per client.
 
@@ -78,7 +95,7 @@ def ablation(
     every = full(own["modalities"])
     own, delta = own[own["modalities"] == every], delta[delta["modalities"] == every]
     for policy in POLICIES[:2]:
-        for metric in ("ap_macro", "f1_micro"):
+        for metric in (task.first, task.second):
             name = f"{policy}_{metric}_"
             mine = own[(own["policy"] == policy) & (own["metric"] == metric)]
             theirs = delta[(delta["policy"] == policy) & (delta["metric"] == metric)]
@@ -108,7 +125,7 @@ def missing(runs: pd.DataFrame, estimates: pd.DataFrame, deltas: pd.DataFrame) -
 
 
 def policies(runs: pd.DataFrame, own: pd.DataFrame, paired: pd.DataFrame) -> pd.DataFrame:
-    """Each trained model under each statistics policy, macro average precision.
+    """Each trained model under each statistics policy, the first score.
 
     Args:
         own: run, kind ("union" or "own"), policy, and an estimate: on the union test set, and on
@@ -135,7 +152,7 @@ def cost(
 
     Args:
         described: run -> run.json of its seeds.
-        rounds: run, seed, round, client, bytes_up, bytes_down, val_map.
+        rounds: run, seed, round, client, bytes_up, bytes_down, val_score.
         target: validation score that counts as reached.
     """
     rows = []
@@ -158,10 +175,10 @@ def cost(
     return frame
 
 
-def metrics(compared: pd.DataFrame) -> dict[str, dict[str, float]]:
+def metrics(compared: pd.DataFrame, task: Task) -> dict[str, dict[str, float]]:
     """Means of the comparison, nested for DVC: run -> metric -> mean."""
     return {
-        row["run"]: {m: row[f"{m}_mean"] for m in METRICS if pd.notna(row[f"{m}_mean"])}
+        row["run"]: {m: row[f"{m}_mean"] for m in task.metrics if pd.notna(row[f"{m}_mean"])}
         for _, row in compared.iterrows()
     }
 
@@ -169,7 +186,7 @@ def metrics(compared: pd.DataFrame) -> dict[str, dict[str, float]]:
 def target_score(rounds: pd.DataFrame, baseline: str, share: float = 0.9) -> float | None:
     """A share of the baseline's mean validation score after its last round; None without one."""
     own = rounds[(rounds["run"] == baseline) & (rounds["client"] == "server")]
-    last = own.dropna(subset=["val_map"]).groupby("seed")["val_map"].last()
+    last = own.dropna(subset=["val_score"]).groupby("seed")["val_score"].last()
     return float(share * last.mean()) if len(last) else None
 
 
@@ -177,7 +194,7 @@ def _reached(rounds: pd.DataFrame, target: float | None) -> dict[str, float | No
     """Median first round that reaches the target, seeds that do, and bytes exchanged until then."""
     firsts, traffic = [], []
     for _, part in rounds.groupby("seed") if target is not None else ():
-        server = part[(part["client"] == "server") & (part["val_map"] >= target)]
+        server = part[(part["client"] == "server") & (part["val_score"] >= target)]
         if len(server):
             first = int(server["round"].min())
             until = part[part["round"] <= first]

@@ -71,9 +71,13 @@ def latex(table: Table, simulated: bool) -> str:
 
 
 def plain(table: Table, columns: int = 4) -> str:
-    """The first columns for a terminal, aligned, without intervals; the notes not."""
-    picked = [0, *range(1, columns), *range(len(table.header) - 2, len(table.header))]
-    rows = [[cells[i].replace("\n", " ") for i in picked] for cells in (table.header, *table.rows)]
+    """The first columns for a terminal, aligned, scores without intervals; the notes not."""
+    scores = range(1, columns)
+    picked = [0, *scores, *range(len(table.header) - 2, len(table.header))]
+    rows = [
+        [cells[i].split("\n")[0] if i in scores else cells[i].replace("\n", " ") for i in picked]
+        for cells in (table.header, *table.rows)
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(picked))]
     lines = [
         "  ".join(

@@ -11,20 +11,25 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mmfl import code
 from mmfl.errors import UserError
+from mmfl.evaluation.bootstrap import bootstrap
 from mmfl.evaluation.statistics import differences, summarise
 from mmfl.files import read_json, write_json, write_text
-from mmfl.params import Params, clients_name, runs
+from mmfl.params import Params, clients_name, load, runs
+from mmfl.params.tasks import TASKS, Task, is_simulated
 from mmfl.patches.faults import COLUMNS, SKIPPED, read_skipped
-from mmfl.reporting import figures, gallery, layout, page, tables, writers
+from mmfl.reporting import album, layout, page, tables, texts, writers
+from mmfl.reporting.gallery import Gallery
 from mmfl.reporting.gather import (
     ASKED,
     Run,
     key,
     policy_scores,
     positives,
+    read_confusions,
     read_measured,
     read_rounds,
     read_scores,
@@ -32,6 +37,7 @@ from mmfl.reporting.gather import (
 )
 from mmfl.reporting.layout import Table
 from mmfl.reporting.partition import CAPTION
+from mmfl.steps.gallery import load_gallery
 
 ATTENDED = ["seed", "round", "client", "state"]
 BASES = {"subset", "missing", "incomplete"}  # kinds of rows whose differences are tested
@@ -67,12 +73,16 @@ def run_page(params: Params, archive: str, params_file: Path) -> None:
         params_text=params_file.read_text(encoding="utf-8"),
         source_digest=", ".join(f"{step} {code.digest(step)}" for step in code.STEPS),
         out=Path("page", f"{archive}.html"),
-        simulated=archive == "simulated",
+        others=[name for name in load(params_file).archives if name != archive],
         partition=Path("data/clients", archive, f"{clients}.parquet"),
         attended=read_rounds([r for r in listed if key(r) == params.report.baseline]),
         skipped=read_skipped(patches / "labels" / SKIPPED),
-        locations=load_gallery(patches, shown["predictions"], params.report.gallery),
-        gallery_run=f"{shown['label']}, seed {shown['seed']}",
+        gallery=load_gallery(
+            patches,
+            shown["predictions"],
+            params.report.gallery,
+            f"predictions: {shown['label']}, seed {shown['seed']}",
+        ),
     )
 
 
@@ -112,16 +122,21 @@ def tables_of(
     scores = read_scores(runs)
     rounds = read_rounds(runs)
     listed = runs_frame(runs, described)
-    simulated = archive == "simulated"
-    frames = _frames(listed, scores, rounds, runs, described, baseline)
+    task = TASKS[described[0].get("task", "multilabel")]
+    names = list(described[0].get("classes", []))
+    own = [item for item in runs if key(item) == baseline]
+    confusions = read_confusions(own, len(names)) if task.name == "pixel" else None
+    frames = _frames(listed, scores, rounds, runs, described, baseline, task, confusions)
+    frames["confusion"] = album.confusion(confusions, names)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         for name in layout.LAYOUTS:
-            laid = layout.LAYOUTS[name](frames[name], baseline)
-            writers.write_table(temporary / "tables", frames[name], laid, simulated)
-        _write_figures(temporary / "figures", listed, frames, rounds, runs, described, baseline)
-        write_json(temporary / "metrics.json", tables.metrics(frames["comparison"]))
+            laid = layout.LAYOUTS[name](frames[name], baseline, task)
+            writers.write_table(temporary / "tables", frames[name], laid, is_simulated(archive))
+        counts = album.class_pixels(frames["confusion"]) or positives(own[0], names)
+        album.write_figures(temporary / "figures", listed, frames, rounds, counts, baseline, task)
+        write_json(temporary / "metrics.json", tables.metrics(frames["comparison"], task))
         _replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -134,6 +149,8 @@ def _frames(
     runs: list[Run],
     described: list[dict],
     baseline: str,
+    task: Task,
+    confusions: NDArray[np.int64] | None,
 ) -> dict[str, pd.DataFrame]:
     estimates = summarise(scores, ["run", *ASKED])
     counted = scores.drop_duplicates(["run", *ASKED])[["run", *ASKED, "patches", "classes"]]
@@ -144,55 +161,19 @@ def _frames(
     for item, text in zip(runs, described, strict=True):
         by_run.setdefault(key(item), []).append(text)
     target = tables.target_score(rounds, baseline)
-    policy = policy_scores(scores)
+    policy = policy_scores(scores, task)
     keys = ["run", "kind"]
     paired = differences(policy, keys, "policy", "modality", ["kind", "policy"])
     own = summarise(policy, [*keys, "policy"])
+    tiles = None if confusions is None else bootstrap(confusions)
     return {
-        "comparison": tables.comparison(listed, estimates, deltas, baseline),
-        "ablation": tables.ablation(listed, estimates, deltas, baseline),
+        "comparison": tables.comparison(listed, estimates, deltas, baseline, task, tiles),
+        "ablation": tables.ablation(listed, estimates, deltas, baseline, task),
         "missing": tables.missing(listed, estimates, deltas),
         "policies": tables.policies(listed, own, paired),
         "cost": tables.cost(listed, by_run, rounds, target),
         "classes": tables.shown(estimates[estimates["kind"] == "class"], listed),
     }
-
-
-def _write_figures(
-    folder: Path,
-    listed: pd.DataFrame,
-    frames: dict[str, pd.DataFrame],
-    rounds: pd.DataFrame,
-    runs: list[Run],
-    described: list[dict],
-    baseline: str,
-) -> None:
-    labels = dict(zip(listed["run"], listed["label"], strict=True))
-    names = list(described[0].get("classes", []))
-
-    curve = rounds[rounds["client"] == "server"].dropna(subset=["val_map"])
-    curve = curve.rename(columns={"val_map": "value"})[["run", "seed", "round", "value"]]
-    figures.save(folder, "learning", figures.learning(curve, labels, baseline), curve)
-
-    lost = frames["missing"]
-    lost = lost[(lost["kind"] == "missing") & (lost["metric"] == "ap_macro")]
-    lost = lost[["run", "label", "removed", "rate", "mean", "low", "high"]]
-    figures.save(folder, "missing", figures.missing(lost, labels, baseline), lost)
-
-    first = next(item for item in runs if key(item) == baseline)
-    per_class = frames["classes"]
-    per_class = per_class[per_class["metric"] == "ap"][["run", "class", "mean", "low", "high"]]
-    per_class = per_class.assign(positives=per_class["class"].map(positives(first, names)))
-    figures.save(folder, "classes", figures.classes(per_class, labels), per_class)
-
-    compared = frames["comparison"]
-    parts = []
-    for metric in ("ap_macro", "f1_micro"):
-        columns = {f"{metric}_{c}": c for c in ("diff", "diff_low", "diff_high", "p", "p_holm")}
-        part = compared[["run", "label", *columns]].rename(columns=columns)
-        parts.append(part.assign(metric=metric).dropna(subset=["diff"]))
-    deltas = pd.concat(parts, ignore_index=True)
-    figures.save(folder, "differences", figures.forest(deltas, labels, baseline), deltas)
 
 
 def _replace(new: Path, out: Path) -> None:
@@ -208,8 +189,10 @@ def _replace(new: Path, out: Path) -> None:
 def laid_out(results: Path) -> dict[str, Table]:
     """The tables of a results folder, laid out from their csv."""
     compared = _table(results, "comparison")
-    baseline = str(compared["baseline"].iloc[0])
-    return {name: make(_table(results, name), baseline) for name, make in layout.LAYOUTS.items()}
+    baseline, task = str(compared["baseline"].iloc[0]), tables.task_of(compared)
+    return {
+        name: make(_table(results, name), baseline, task) for name, make in layout.LAYOUTS.items()
+    }
 
 
 def _table(results: Path, name: str) -> pd.DataFrame:
@@ -233,29 +216,30 @@ def write_page(
     params_text: str,
     source_digest: str,
     out: Path,
-    simulated: bool,
+    others: list[str],
     partition: Path | None = None,
     skipped: pd.DataFrame | None = None,
     attended: pd.DataFrame | None = None,
-    locations: list[gallery.Location] | None = None,
-    gallery_run: str = "",
+    gallery: Gallery | None = None,
 ) -> None:
     """Write one self-contained HTML page about a results folder.
 
     Args:
+        others: archives whose pages lie beside this one.
         measured: `<method>/<variant>/seed-<n>.json` of the runs, where they exist.
         partition: the manifest, beside which summary, table and picture lie.
         attended: seed, round, client, state of the baseline's runs.
         skipped: patches that the split left out, as `faults.read_skipped` returns them.
-        locations: pictures of test locations with the predictions of `gallery_run`.
+        gallery: pictures of test locations with predictions.
     """
     laid = laid_out(results)
-    cost = _table(results, "cost")
+    cost, compared = _table(results, "cost"), _table(results, "comparison")
+    task, simulated = tables.task_of(compared), is_simulated(archive)
     holders: dict[str, Any] = {}
     clients_table = page.clients_table(pd.DataFrame(), holders)
     pictures = {
         name: page.picture(results / "figures" / f"{name}.svg", alt, caption)
-        for name, (alt, caption) in figures.CAPTIONS.items()
+        for name, (alt, caption) in texts.captions(task).items()
     }
     if partition is not None:
         holders = read_json(partition.with_suffix(".json"), "partition")
@@ -264,13 +248,12 @@ def write_page(
         )
         drawn = page.picture(partition.with_suffix(".svg"), *CAPTION)
         pictures["partition"] = replace(drawn, data=str(partition.with_suffix(".csv")))
-    caption = (
-        f"Test locations at equal steps of the sorted list, not chosen by result; {gallery_run}. "
-        "Left: B04, B03, B02; right: VV, VH, VV − VH; each stretched from 2 to 98 %. "
-        "✓ found, ○ missed, ✗ false alarm, at a probability of 0.5."
-    )
     text = page.render(
         archive=archive,
+        title=texts.title(archive, simulated),
+        lead=texts.lead(task, str(compared["modalities"].iloc[0])),
+        places=texts.WORDS[task.name].places,
+        others=others,
         clients=clients,
         simulated=simulated,
         tables=laid,
@@ -283,8 +266,8 @@ def write_page(
         ),
         skipped=page.skipped_table(pd.DataFrame(columns=COLUMNS) if skipped is None else skipped),
         pictures=pictures,
-        gallery=gallery.png(locations) if locations else "",
-        gallery_caption=caption,
+        gallery=gallery.png() if gallery else "",
+        gallery_caption=gallery.caption() if gallery else "",
         origin={
             "Archive": archive + (" (simulated)" if simulated else ""),
             "Partition": clients,
@@ -299,44 +282,14 @@ def write_page(
     write_text(out, text)
 
 
-def load_gallery(patches: Path, predictions: Path, count: int) -> list[gallery.Location]:
-    """Some test locations with both modalities, at equal steps of the sorted list."""
-    if not count or not (patches / "s2" / "index.parquet").exists():
-        return []
-    from mmfl.patches.labels import read_labels
-    from mmfl.patches.reader import Images, Patches
-
-    stores = {q: Patches(patches / q) for q in ("s1", "s2")}
-    names = read_labels(patches / "labels")[1]
-    size = next(b["size"] for b in stores["s2"].bands if b["name"] == "B04")
-    images = {
-        "s2": Images(stores["s2"], ["B04", "B03", "B02"], size),
-        "s1": Images(stores["s1"], ["VV", "VH"], size),
-    }
-    table = pd.read_parquet(predictions).sort_values("pair")
-    for store in stores.values():
-        table = table[table["pair"].isin(store.pairs)]
-    places = np.unique(np.linspace(0, len(table) - 1, min(count, len(table))).round().astype(int))
-    found = []
-    for _, row in table.iloc[places].iterrows():
-        pair = np.array([row["pair"]], dtype=object)
-        raw = {q: images[q].batch(stores[q].rows(pair))[0].numpy() for q in images}
-        predicted = np.flatnonzero(np.asarray(row["probabilities"]) >= 0.5)
-        found.append(
-            gallery.Location(
-                str(row["pair"]),
-                raw["s2"],
-                raw["s1"],
-                tuple(names[i] for i in row["labels"]),
-                tuple(names[i] for i in predicted),
-            )
-        )
-    return found
-
-
 def headline(results: Path) -> str:
     """The comparison as plain text for a terminal."""
-    table = laid_out(results)["comparison"]
-    simulated = "The data are simulated.\n" if results.parent.name == "simulated" else ""
+    table, task = laid_out(results)["comparison"], tables.task_of(_table(results, "comparison"))
+    archive = results.parent.name
+    head = f"{archive}: {task.title}"
+    simulated = "The data are simulated.\n" if is_simulated(archive) else ""
     note = "\n".join(textwrap.wrap(" ".join(table.notes), 100))
-    return f"{simulated}{table.title} ({results})\n\n{writers.plain(table)}\n\n{note}"
+    return (
+        f"{head}\n{'=' * len(head)}\n{simulated}{table.title} ({results})\n\n"
+        f"{writers.plain(table)}\n\n{note}"
+    )

@@ -17,8 +17,9 @@ SCORE = "validation"
 def run(params: Params, archive: str, *, trained: Path, out: Path) -> None:
     """Write `trials.csv` (a row per trial) and `chosen.yaml` (method -> its best values).
 
-    The score is macro average precision on the validation split after the last round, the mean
-    over seeds; of equal ones the first is taken. The test split is not looked at.
+    The score is the task's first one (macro average precision, or mean intersection over union)
+    on the validation split after the last round, the mean over seeds; of equal ones the first is
+    taken. The test split is not looked at.
 
     Raises:
         UserError: there are no trials, or a run has no validation score.
@@ -77,6 +78,6 @@ def _last(params: Params, archive: str, trained: Path, item: MethodEntry) -> flo
             rounds = pd.read_csv(path)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: not readable ({error}); run train") from None
-        server = rounds[rounds["client"] == "server"]["val_map"]
+        server = rounds[rounds["client"] == "server"]["val_score"]
         found.append(float(server.iloc[-1]))
     return sum(found) / len(found)

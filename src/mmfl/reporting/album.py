@@ -1,0 +1,64 @@
+"""All figures of a results folder, from the frames of the tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mmfl.params.tasks import Task
+from mmfl.reporting import figures
+from mmfl.reporting.gather import confusion_frame
+
+
+def confusion(confusions: NDArray[np.int64] | None, names: list[str]) -> pd.DataFrame:
+    """The frame of the confusion matrix; empty for the multi-label task."""
+    if confusions is None:
+        return pd.DataFrame(columns=["true", "predicted", "pixels", "share"])
+    return confusion_frame(confusions, names)
+
+
+def class_pixels(confusion: pd.DataFrame) -> dict[str, int]:
+    """Test pixels of each class; empty without a matrix."""
+    return confusion.groupby("true", sort=False)["pixels"].sum().round().astype(int).to_dict()
+
+
+def write_figures(
+    folder: Path,
+    listed: pd.DataFrame,
+    frames: dict[str, pd.DataFrame],
+    rounds: pd.DataFrame,
+    counts: dict[str, int],
+    baseline: str,
+    task: Task,
+) -> None:
+    labels = dict(zip(listed["run"], listed["label"], strict=True))
+
+    curve = rounds[rounds["client"] == "server"].dropna(subset=["val_score"])
+    curve = curve.rename(columns={"val_score": "value"})[["run", "seed", "round", "value"]]
+    figures.save(folder, "learning", figures.learning(curve, labels, baseline, task), curve)
+
+    lost = frames["missing"]
+    lost = lost[(lost["kind"] == "missing") & (lost["metric"] == task.first)]
+    lost = lost[["run", "label", "removed", "rate", "mean", "low", "high"]]
+    figures.save(folder, "missing", figures.missing(lost, labels, baseline, task), lost)
+
+    per_class = frames["classes"]
+    per_class = per_class[per_class["metric"] == next(iter(task.of_class))]
+    per_class = per_class[["run", "class", "mean", "low", "high"]]
+    per_class = per_class.assign(positives=per_class["class"].map(counts))
+    figures.save(folder, "classes", figures.classes(per_class, labels), per_class)
+
+    compared = frames["comparison"]
+    parts = []
+    for metric in (task.first, task.second):
+        columns = {f"{metric}_{c}": c for c in ("diff", "diff_low", "diff_high", "p", "p_holm")}
+        part = compared[["run", "label", *columns]].rename(columns=columns)
+        parts.append(part.assign(metric=metric).dropna(subset=["diff"]))
+    deltas = pd.concat(parts, ignore_index=True)
+    figures.save(folder, "differences", figures.forest(deltas, labels, baseline, task), deltas)
+
+    pixels = frames["confusion"]
+    figures.save(folder, "confusion", figures.confusion(pixels), pixels)
