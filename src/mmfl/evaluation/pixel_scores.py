@@ -35,7 +35,7 @@ def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDA
     counted = truth != IGNORED
     rows, columns = truth[counted].astype(np.int64), predicted[counted].astype(np.int64)
     for name, values in (("truth", rows), ("predicted", columns)):
-        if values.size and not (0 <= values.min() and values.max() < classes):
+        if values.size and not (values.min() >= 0 and values.max() < classes):
             raise ValueError(
                 f"{name}: found classes {values.min()} to {values.max()}, "
                 f"expected 0 to {classes - 1}"

@@ -67,9 +67,11 @@ def _features(
     network: Network, q: str, locations: np.ndarray, needed: np.ndarray, inputs: Inputs, batch: int
 ) -> Tensor:
     rows = np.flatnonzero(needed)
-    parts = [
-        network.features(q, inputs(q, locations[rows[part]])) for part in batches(len(rows), batch)
-    ]
+    parts: list[Tensor] = []
+    for part in batches(len(rows), batch):
+        found = network.features(q, inputs(q, locations[rows[part]]))
+        assert isinstance(found, Tensor)
+        parts.append(found)
     if not parts:
         return torch.empty(0)
     values = torch.cat(parts)

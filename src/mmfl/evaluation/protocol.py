@@ -1,60 +1,65 @@
 """What is asked of a trained model: subsets, missing rates, classes, clients (docs/method.md, 8).
 
-Every function returns tidy rows with the columns of `COLUMNS`.
+The questions are the same for every task; a `Bench` answers and scores them. Every function that
+returns rows gives them tidy, with the columns of `COLUMNS`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from mmfl.evaluation.metrics import best_thresholds, scores
-from mmfl.evaluation.predict import Inputs, ensemble_probabilities
 from mmfl.models.ensemble import Ensemble, Expert
-from mmfl.models.network import Network
+from mmfl.params.tasks import Task
 
 COLUMNS = (
     "kind", "policy", "modalities", "removed", "rate", "client", "class",
     "metric", "value", "patches", "classes",
 )  # fmt: skip
-METRICS = ("ap_macro", "ap_micro", "f1_macro", "f1_micro", "f1_weighted")
 
 Row = dict[str, Any]
 Mask = dict[str, np.ndarray]
+"""modality -> (N,) bool: which of N locations offer it."""
+Cut = float | np.ndarray
+"""From which probability on a class is predicted: one number or (P,)."""
 
 
-@dataclass
-class Bench:
+class Bench(Protocol):
     """The test bench of one run.
 
     Attributes:
-        labels: (L, P) uint8 of all locations; present: modality -> (L,) bool.
-        inputs: standardised images of locations.
+        pairs: (L,) ids of all locations; present: modality -> (L,) bool.
     """
 
-    network: Network
+    task: Task
     pairs: np.ndarray
-    labels: np.ndarray
     present: dict[str, np.ndarray]
     class_names: Sequence[str]
-    inputs: Inputs
-    batch: int
-    thresholds: str = "half"
 
     def ask(self, ensemble: Ensemble, locations: np.ndarray, masks: list[Mask]) -> list[np.ndarray]:
-        """(N, P) probabilities for each availability mask."""
-        return ensemble_probabilities(
-            self.network, ensemble, locations, masks, self.inputs, len(self.class_names), self.batch
-        )
+        """For each availability mask an answer (N, …) about N locations."""
+        ...
 
-    def available(self, locations: np.ndarray) -> Mask:
-        """What the archive holds at some locations."""
-        return {q: held[locations] for q, held in self.present.items()}
+    def seen(self, answer: np.ndarray) -> np.ndarray:
+        """(N,) bool: the locations of which the ensemble saw something."""
+        ...
+
+    def cut(self, ensemble: Ensemble, validation: np.ndarray) -> Cut:
+        """The thresholds of an ensemble, where the task has any."""
+        ...
+
+    def score(self, locations: np.ndarray, answer: np.ndarray, cut: Cut) -> dict[str, Any]:
+        """The task's scores of an answer of which everything is seen, with `classes`."""
+        ...
+
+
+def available(bench: Bench, locations: np.ndarray) -> Mask:
+    """What the archive holds at some locations."""
+    return {q: held[locations] for q, held in bench.present.items()}
 
 
 def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
@@ -84,62 +89,88 @@ def union_rows(
     rates: Sequence[int],
     *,
     detailed: bool,
-) -> tuple[list[Row], np.ndarray]:
-    """Rows of the union test set under one policy, and the fused probabilities (N, P) of `test`.
+) -> tuple[list[Row], list[np.ndarray]]:
+    """Rows of the union test set under one policy, and each ensemble's answer (N, …) for `test`.
 
     Subset rows and curves are on the locations with every modality; the others have a row of
     their own. With several ensembles (local models) values are means over them. `detailed` adds
-    curves, classes, clients and validation.
+    curves, classes, clients and validation. The answers are those to all that is available.
     """
     modalities = sorted(bench.present)
-    available = bench.available(test)
-    complete = np.all([available[q] for q in modalities], axis=0)
-    whole = test[complete]
-    questions: list[tuple[Row, Mask]] = [
+    held = available(bench, test)
+    complete = np.all([held[q] for q in modalities], axis=0)
+    whole, rest = test[complete], test[~complete]
+    questions = _questions(bench, whole, rates if detailed else ())
+    answers = [bench.ask(e, whole, [mask for _, mask in questions]) for e in ensembles]
+    cuts = [bench.cut(e, validation) for e in ensembles]
+    rows: list[Row] = []
+    for index, (asked, _) in enumerate(questions):
+        head = {**asked, "policy": policy}
+        found = [_score(bench, whole, a[index], c) for a, c in zip(answers, cuts, strict=True)]
+        rows += _mean_rows(bench, head, found, len(whole))
+        if detailed and index == 0:
+            rows += _class_rows(bench, head, found, len(whole))
+    everything = [answer[0] for answer in answers]
+    if len(rest):
+        partial = [bench.ask(e, rest, [available(bench, rest)])[0] for e in ensembles]
+        found = [_score(bench, rest, a, c) for a, c in zip(partial, cuts, strict=True)]
+        head = {"kind": "incomplete", "policy": policy, "modalities": "fewer"}
+        rows += _mean_rows(bench, head, found, len(rest))
+        everything = [_merged(complete, a, b) for a, b in zip(everything, partial, strict=True)]
+    if detailed and len(validation):
+        mask = available(bench, validation)
+        found = [
+            _score(bench, validation, bench.ask(e, validation, [mask])[0], c)
+            for e, c in zip(ensembles, cuts, strict=True)
+        ]
+        head = {"kind": "validation", "policy": policy, "modalities": "+".join(modalities)}
+        rows += _mean_rows(bench, head, found, len(validation))
+    return rows, everything
+
+
+def _questions(bench: Bench, locations: np.ndarray, rates: Sequence[int]) -> list[tuple[Row, Mask]]:
+    """Every subset, then a curve for each modality that is lost; each with its mask."""
+    modalities = sorted(bench.present)
+    found: list[tuple[Row, Mask]] = [
         (
             {"kind": "subset", "modalities": "+".join(subset)},
-            {q: np.full(len(whole), q in subset) for q in modalities},
+            {q: np.full(len(locations), q in subset) for q in modalities},
         )
         for subset in subsets(modalities)
     ]
-    if detailed and len(modalities) > 1:
-        for q in modalities:
-            for rate in rates:
-                mask = {m: np.full(len(whole), True) for m in modalities}
-                mask[q] = ~loses(bench.pairs[whole], q, rate)
-                questions.append(
-                    ({"kind": "missing", "removed": q, "rate": rate, "modalities": "mixed"}, mask)
-                )
-    rows: list[Row] = []
-    answers = [bench.ask(e, whole, [mask for _, mask in questions]) for e in ensembles]
-    cuts = [_thresholds(bench, e, validation) for e in ensembles]
-    labels = bench.labels[whole]
-    for index, (head, _) in enumerate(questions):
-        found = [
-            _scores(labels, answer[index], cut) for answer, cut in zip(answers, cuts, strict=True)
-        ]
-        rows += _mean_rows({**head, "policy": policy}, found, len(whole))
-        if detailed and index == 0:
-            rows += _class_rows({**head, "policy": policy}, found, bench.class_names, len(whole))
-    fused = np.full((len(test), len(bench.class_names)), np.nan, np.float32)
-    fused[complete] = _mean_probability([answer[0] for answer in answers])
-    if (~complete).any():
-        rest = test[~complete]
-        partial = [bench.ask(e, rest, [bench.available(rest)])[0] for e in ensembles]
-        found = [_scores(bench.labels[rest], p, cut) for p, cut in zip(partial, cuts, strict=True)]
-        rows += _mean_rows(
-            {"kind": "incomplete", "policy": policy, "modalities": "fewer"}, found, len(rest)
-        )
-        fused[~complete] = _mean_probability(partial)
-    if detailed and len(validation):
-        mask = bench.available(validation)
-        found = [
-            _scores(bench.labels[validation], bench.ask(e, validation, [mask])[0], cut)
-            for e, cut in zip(ensembles, cuts, strict=True)
-        ]
-        head = {"kind": "validation", "policy": policy, "modalities": "+".join(modalities)}
-        rows += _mean_rows(head, found, len(validation))
-    return rows, fused
+    for q in modalities if len(modalities) > 1 else ():
+        for rate in rates:
+            mask = {m: np.full(len(locations), True) for m in modalities}
+            mask[q] = ~loses(bench.pairs[locations], q, rate)
+            head = {"kind": "missing", "removed": q, "rate": rate, "modalities": "mixed"}
+            found.append((head, mask))
+    return found
+
+
+def _merged(chosen: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
+    """(N, …) with the rows of `yes` where chosen (N,) is true, those of `no` elsewhere."""
+    merged = np.empty((len(chosen), *yes.shape[1:]), yes.dtype)
+    merged[chosen], merged[~chosen] = yes, no
+    return merged
+
+
+def validation_score(
+    bench: Bench, ensembles: Sequence[Ensemble], locations: np.ndarray
+) -> float | None:
+    """The task's first score on validation locations, all their modalities.
+
+    The mean over the ensembles, each on the locations that it sees; None where none can be
+    scored: no locations, nothing seen, or no true class.
+    """
+    found = []
+    mask = available(bench, locations)
+    for ensemble in ensembles if len(locations) else ():
+        answer = bench.ask(ensemble, locations, [mask])[0]
+        seen = bench.seen(answer)
+        if seen.any():
+            found.append(bench.score(locations[seen], answer[seen], 0.5)[bench.task.first])
+    known = [value for value in found if not np.isnan(value)]
+    return float(np.mean(known)) if known else None
 
 
 def client_rows(
@@ -152,7 +183,7 @@ def client_rows(
         found = _client_scores(bench, expert, test[held])
         head = {"kind": "client", "client": expert.name, "policy": policy}
         head["modalities"] = "+".join(expert.modalities)
-        rows += _mean_rows(head, [found], int(held.sum()))
+        rows += _mean_rows(bench, head, [found], int(held.sum()))
     return rows
 
 
@@ -170,41 +201,24 @@ def own_rows(
             if len(locations):
                 head = {"kind": "own", "policy": policy, "client": client}
                 head["modalities"] = "+".join(expert.modalities)
-                rows += _mean_rows(head, [_client_scores(bench, expert, locations)], len(locations))
+                found = _client_scores(bench, expert, locations)
+                rows += _mean_rows(bench, head, [found], len(locations))
     return rows
 
 
 def _client_scores(bench: Bench, expert: Expert, locations: np.ndarray) -> dict[str, Any]:
     mask = {q: bench.present[q][locations] for q in expert.modalities}
-    return _scores(bench.labels[locations], bench.ask((expert,), locations, [mask])[0], 0.5)
+    return _score(bench, locations, bench.ask((expert,), locations, [mask])[0], 0.5)
 
 
-def _thresholds(bench: Bench, ensemble: Ensemble, validation: np.ndarray) -> float | np.ndarray:
-    if bench.thresholds == "half" or not len(validation):
-        return 0.5
-    probabilities = bench.ask(ensemble, validation, [bench.available(validation)])[0]
-    seen = ~np.isnan(probabilities[:, 0])
-    return best_thresholds(bench.labels[validation][seen], probabilities[seen])
-
-
-def _scores(
-    labels: np.ndarray, probabilities: np.ndarray, cut: float | np.ndarray
-) -> dict[str, Any]:
+def _score(bench: Bench, locations: np.ndarray, answer: np.ndarray, cut: Cut) -> dict[str, Any]:
     """Scores; a location that an ensemble cannot see at all makes the whole row empty."""
-    if not len(labels) or np.isnan(probabilities).any():
+    if not len(locations) or not bench.seen(answer).all():
         return {}
-    return scores(labels, probabilities, cut)
+    return bench.score(locations, answer, cut)
 
 
-def _mean_probability(answers: Sequence[np.ndarray]) -> np.ndarray:
-    stack = np.stack(answers)
-    seen = ~np.isnan(stack)
-    with np.errstate(invalid="ignore"):
-        mean = np.where(seen, stack, 0).sum(0, dtype=np.float64) / seen.sum(0)
-    return mean.astype(np.float32)
-
-
-def _mean_rows(head: Row, found: Sequence[dict[str, Any]], patches: int) -> list[Row]:
+def _mean_rows(bench: Bench, head: Row, found: Sequence[dict[str, Any]], patches: int) -> list[Row]:
     """One row per metric, the mean over those ensembles that can answer."""
     answered = [f for f in found if f]
     if not answered:
@@ -217,18 +231,18 @@ def _mean_rows(head: Row, found: Sequence[dict[str, Any]], patches: int) -> list
             "patches": patches,
             "classes": answered[0]["classes"],
         }
-        for metric in METRICS
+        for metric in sorted(bench.task.metrics)
     ]
 
 
 def _class_rows(
-    head: Row, found: Sequence[dict[str, Any]], names: Sequence[str], patches: int
+    bench: Bench, head: Row, found: Sequence[dict[str, Any]], patches: int
 ) -> list[Row]:
     rows = []
     answered = [f for f in found if f]
-    for metric in ("ap", "f1") if answered else ():
+    for metric in sorted(bench.task.of_class) if answered else ():
         values = np.mean([f[metric] for f in answered], axis=0)
-        for name, value in zip(names, values, strict=True):
+        for name, value in zip(bench.class_names, values, strict=True):
             if not np.isnan(value):
                 rows.append(
                     {**head, "kind": "class", "class": name, "metric": metric,

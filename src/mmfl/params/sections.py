@@ -237,13 +237,16 @@ class Evaluate(Section):
     """What is measured on the test set."""
 
     round: Literal["last", "best"] = Field(
-        "last", description="best: by validation macro average precision on all modalities"
+        "last", description="best: by the task's first score, validation, all modalities"
     )
     threshold: Literal["half", "validation"] = Field(
         "half", description="0.5, or per class from the validation split"
     )
     rates: list[int] = Field([0, 25, 50, 75, 100], description="missing rates in percent")
-    batch: int = Field(256, ge=1)
+    batch: int = Field(256, ge=1, description="patches at a time, or windows of tiles")
+    overlap: float = Field(
+        0.5, ge=0, lt=1, description="of a tile's windows of train.size, as a part of their side"
+    )
 
     @field_validator("rates")
     @classmethod

@@ -11,12 +11,17 @@ import torch
 
 from mmfl.clients.manifest import content_hash, read_manifest
 from mmfl.errors import UserError
-from mmfl.evaluation.protocol import COLUMNS, Bench, client_rows, own_rows, union_rows
+from mmfl.evaluation.geotiff import file_names, whole_folder, write_class_map
+from mmfl.evaluation.labels import LabelBench, mean_probability
+from mmfl.evaluation.pixels import PixelBench
+from mmfl.evaluation.protocol import COLUMNS, client_rows, own_rows, union_rows
 from mmfl.federation import checkpoint
+from mmfl.federation.bench import build_bench
 from mmfl.federation.data import Data, Normaliser, Statistics
 from mmfl.federation.setup import build_network, build_strategy, choose_devices
-from mmfl.federation.task import shown_policy, standardised
+from mmfl.federation.task import shown_policy
 from mmfl.files import atomic, read_json
+from mmfl.models.ensemble import Ensemble
 from mmfl.params import Params, RunSpec, find_entry, resolve, runs_of
 from mmfl.strategies.base import POLICIES, Server, Strategy
 
@@ -67,16 +72,7 @@ def evaluate_one(
     network = build_network(spec.method, params, len(data.classes)).to(device)
     strategy = build_strategy(spec.method, params, network, data)
     normaliser = Normaliser(_statistics(described), data)
-    bench = Bench(
-        network,
-        data.pairs,
-        data.labels,
-        data.present,
-        data.classes,
-        standardised(data, normaliser, device),
-        params.evaluate.batch,
-        params.evaluate.threshold,
-    )
+    bench = build_bench(network, data, normaliser, params, device)
     test = data.splits.get("test", np.empty(0, np.int64))
     if not len(test):
         raise UserError(
@@ -86,19 +82,18 @@ def evaluate_one(
     validation = data.splits.get("validation", np.empty(0, np.int64))
     shown = shown_policy(params)
     rows = []
-    fused = np.empty(0)
+    answers: list[np.ndarray] = []
     for policy in _policies(strategy, shown):
-        ensembles = strategy.evaluation_view(server, policy)
-        found, probabilities = union_rows(
-            bench, ensembles, policy, test, validation, params.evaluate.rates,
-            detailed=policy == shown,
+        found, given = union_rows(
+            bench, strategy.evaluation_view(server, policy), policy, test, validation,
+            params.evaluate.rates, detailed=policy == shown,
         )  # fmt: skip
         rows += found
         if policy == shown:
-            fused = probabilities
+            answers = given
+    union = strategy.evaluation_view(server, shown)
     if spec.method == "local":
-        alone = strategy.evaluation_view(server, shown)
-        experts = [expert for ensemble in alone for expert in ensemble]
+        experts = [expert for ensemble in union for expert in ensemble]
         rows += client_rows(bench, experts, test, shown)
     rows += own_rows(bench, _own_experts(strategy, server, data), _own_test(data))
     for q in data.bands:
@@ -108,7 +103,11 @@ def evaluate_one(
                 "%s: %d test patches of %s have no client in their group", spec.path, lonely, q
             )
             rows.append({"kind": "pooled_statistics", "modalities": q, "patches": lonely})
-    _write(out / spec.path, rows, test, data, fused)
+    if isinstance(bench, PixelBench):
+        predictions = _class_maps(out / spec.path, bench, union, test, data)
+    else:
+        predictions = _probabilities(bench, answers, test)
+    _write(out / spec.path, rows, predictions)
 
 
 def _policies(strategy: Strategy, shown: str) -> list[str]:
@@ -140,20 +139,46 @@ def _statistics(described: dict) -> Statistics:
     }
 
 
-def _write(
-    folder: Path, rows: list[dict], test: np.ndarray, data: Data, probabilities: np.ndarray
-) -> None:
+def _probabilities(bench: LabelBench, answers: list[np.ndarray], test: np.ndarray) -> pd.DataFrame:
+    """A row per test patch: its labels and its mean probability over the ensembles."""
+    return pd.DataFrame(
+        {
+            "pair": bench.pairs[test],
+            "labels": [np.flatnonzero(row).astype(np.int8) for row in bench.labels[test]],
+            "probabilities": list(mean_probability(answers)),
+        }
+    )
+
+
+def _class_maps(
+    folder: Path, bench: PixelBench, ensembles: list[Ensemble], test: np.ndarray, data: Data
+) -> pd.DataFrame:
+    """Write predictions/, a GeoTIFF per test tile; a row per tile: its file and confusion matrix.
+
+    The matrix is flat, (P·P,) int64, row by row; a row is a true class. It is 0 everywhere, and
+    the map 255, where a tile has no modality that a model sees.
+    """
+    files = file_names(bench.pairs[test].tolist())
+    counts: dict[int, np.ndarray] = {}
+    with whole_folder(folder / "predictions") as temporary:
+        for row, classes, matrix in bench.class_maps(ensembles, test):
+            place = data.georeference(int(test[row]))
+            write_class_map(temporary / files[row], classes, data.classes, data.colours, place)
+            counts[row] = matrix.ravel()
+    return pd.DataFrame(
+        {
+            "pair": bench.pairs[test],
+            "file": files,
+            "confusion": [counts[row] for row in range(len(test))],
+        }
+    )
+
+
+def _write(folder: Path, rows: list[dict], predictions: pd.DataFrame) -> None:
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     for column in ("rate", "patches", "classes"):
         frame[column] = frame[column].astype("Int64")
     with atomic(folder / "scores.csv") as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
-    predictions = pd.DataFrame(
-        {
-            "pair": data.pairs[test],
-            "labels": [np.flatnonzero(row).astype(np.int8) for row in data.labels[test]],
-            "probabilities": list(probabilities),
-        }
-    )
     with atomic(folder / "predictions.parquet") as temporary:
         predictions.to_parquet(temporary, index=False)

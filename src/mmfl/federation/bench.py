@@ -1,0 +1,40 @@
+"""The test bench of a task, over the locations that the data hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmfl.evaluation.labels import LabelBench
+from mmfl.evaluation.pixels import PixelBench
+from mmfl.federation.data import Data, Normaliser
+from mmfl.models.network import Network
+from mmfl.params import Params
+
+
+def build_bench(
+    network: Network, data: Data, normaliser: Normaliser, params: Params, device: torch.device
+) -> LabelBench | PixelBench:
+    """What validation in training and the evaluate step ask; images are standardised on `device`.
+
+    The network is scratch space: experts are loaded into it.
+    """
+    places = (network, data.pairs)
+
+    def inputs(q: str, locations: np.ndarray) -> Tensor:
+        return normaliser.locations(q, data.batch(q, locations).to(device), locations)
+
+    def tile(q: str, location: int) -> Tensor:
+        x = data.tile(q, location)[None].to(device)
+        return torch.nan_to_num(normaliser.locations(q, x, np.array([location]))[0], nan=0.0)
+
+    if getattr(data, "task", "multilabel") == "pixel":
+        return PixelBench(
+            *places, data.present, data.classes, tile, data.mask,
+            params.train.size, params.evaluate.overlap, params.evaluate.batch,
+        )  # fmt: skip
+    return LabelBench(
+        *places, data.labels, data.present, data.classes, inputs,
+        params.evaluate.batch, params.evaluate.threshold,
+    )  # fmt: skip
