@@ -32,22 +32,29 @@ def load(path: Path | str = "params.yaml") -> Params:
     Raises:
         UserError: one line that names the key, what was found and what is expected.
     """
-    path = Path(path)
+    data = read_yaml(Path(path), "a parameter file such as params.yaml", "sections such as train:")
+    return validate(data, str(path))
+
+
+def read_yaml(path: Path, what: str, keys: str) -> dict[str, Any]:
+    """The mapping in a yaml file; `what` it should be and the `keys` expected are for the message.
+
+    Raises:
+        UserError: it is not there, or not such a file.
+    """
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: not found; expected a parameter file such as params.yaml"
-        ) from None
+        raise UserError(f"{path}: not found; expected {what}") from None
     except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; expected a parameter file") from None
+        raise UserError(f"{path}: is a folder; expected {what}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not readable as YAML: {text}") from None
     if not isinstance(data, dict):
-        what = "nothing" if data is None else f"a {type(data).__name__}"
-        raise UserError(f"{path}: found {what}, expected sections such as train:")
-    return validate(data, str(path))
+        found = "nothing" if data is None else f"a {type(data).__name__}"
+        raise UserError(f"{path}: found {found}, expected {keys}")
+    return data
 
 
 def validate(data: dict[str, Any], where: str = "params") -> Params:
