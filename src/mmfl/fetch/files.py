@@ -57,7 +57,7 @@ def fetch(
     """
     source = Source(url, bytes, checksum, progress, stop or threading.Event())
     target = Path(store) / digest([url, checksum or bytes]) / source.name
-    with _alone(target.parent):
+    with alone(target.parent):
         if recorded_sha256(target):
             return target
         part = target.with_name(f"{target.name}.part")
@@ -94,7 +94,7 @@ def _record(target: Path) -> Path:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which the kernel releases however the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:

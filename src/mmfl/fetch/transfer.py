@@ -158,7 +158,7 @@ def _refuse(source: Source, answer: requests.Response) -> None:
     """Raise for every status that is not the file or a piece of it."""
     status = answer.status_code
     if status in PASSING:
-        raise Passing(f"HTTP {status}", _retry_after(answer))
+        raise Passing(f"HTTP {status}", retry_after(answer))
     if status in (401, 403):
         raise UserError(
             f"{source.label}: HTTP {status}, expected access; put the credentials in ~/.netrc"
@@ -186,7 +186,7 @@ def _validator(answer: requests.Response) -> str:
     return etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified", "")
 
 
-def _retry_after(answer: requests.Response) -> float | None:
+def retry_after(answer: requests.Response) -> float | None:
     """Seconds to wait, of either form of Retry-After."""
     value = answer.headers.get("Retry-After", "")
     try:

@@ -28,19 +28,21 @@ class Catalogue(Section):
     Of an entry with a built-in name only the keys that are given change it.
     """
 
-    url: str = Field("", description="the API's landing page")
-    collections: dict[str, str] = Field({}, description="modality -> collection")
-    assets: dict[str, str] = Field({}, description="band -> name of the asset")
+    url: str = Field(default="", description="the API's landing page")
+    collections: dict[str, str] = Field(default={}, description="modality -> collection")
+    assets: dict[str, str] = Field(default={}, description="band -> name of the asset")
     signing: Literal["none", "query", "bearer"] = Field(
-        "none", description="a token joins the url's query, or the header Authorization"
+        default="none", description="a token joins the url's query, or the header Authorization"
     )
-    token_url: str = Field("", description="where tokens come from; {collection} is replaced")
-    client_id: str = Field("", description="client of the token's password grant (bearer)")
+    token_url: str = Field(default="", description="source of tokens; {collection} is replaced")
+    client_id: str = Field(default="", description="client of the token's password grant (bearer)")
     offset: Literal["baseline", "earth-search", "bands", "none"] = Field(
-        "bands", description="rule for the scale and offset of Sentinel-2"
+        default="bands", description="rule for the scale and offset of Sentinel-2"
     )
-    s1_unit: Literal["linear", "dB"] = Field("linear", description="unit of Sentinel-1's pixels")
-    parallel: int = Field(4, ge=1, le=32, description="most requests at a time")
+    s1_unit: Literal["linear", "dB"] = Field(
+        default="linear", description="what Sentinel-1's pixels are"
+    )
+    parallel: int = Field(default=4, ge=1, le=32, description="most requests at a time")
 
     @field_validator("url", "token_url")
     @classmethod

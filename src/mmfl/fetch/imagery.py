@@ -1,0 +1,256 @@
+"""The imagery of an archive of label tiles: every tile's outcome, done once and never again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rasterio.transform import Affine
+
+from mmfl.errors import UserError
+from mmfl.fetch.catalogues import Item, Service, Unusable
+from mmfl.fetch.files import alone
+from mmfl.fetch.grids import Tile
+from mmfl.fetch.reading import Scene, read_scene, write_scene
+from mmfl.fetch.scenes import LOOSE, apart, passes, sentinel2, taken, window
+from mmfl.fetch.transfer import Passing, Stopped, progress_bar
+from mmfl.fetch.web import Refused, Web, unsigned
+from mmfl.files import digest, write_json, write_text
+from mmfl.params.imagery import SENSORS, Imagery
+
+COLUMNS = (
+    "tile", "modality", "outcome", "reason", "catalogue", "collection", "items", "datetime",
+    "days", "hrefs", "offset", "valid", "sha256",
+)  # fmt: skip
+OK, NO_SCENE, NO_COVERAGE = "ok", "no scene", "no coverage"
+TOO_LITTLE, UNUSABLE, FAILED = "too little coverage", "unusable scene", "failed"
+GIVE_UP = 16  # failures in a row after which the service is taken to be away
+Row = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+def fetch_imagery(
+    tiles: pd.DataFrame,
+    imagery: Imagery,
+    store: Path,
+    *,
+    parallel: int = 4,
+    pause: float = 1.0,
+    progress: bool = True,
+) -> Path:
+    """Fetch what is not there yet; return the folder, named by the choice and the tiles.
+
+    It holds `<modality>/<tile>.tif`, `outcomes/<modality>/<tile>.json` and `scenes.csv`, a row
+    per tile and modality. That no scene was found, or none with enough pixels, is an outcome and
+    stays one; `failed` (the service did not answer) is tried again by the next call.
+
+    Args:
+        tiles: name, crs, transform, height, width, product, date (see `Archive.tiles`).
+        imagery: catalogues, bands and limits.
+        store: folder of all downloads.
+        parallel: images fetched at a time; a catalogue's own limit holds beside it.
+        pause: first back-off in seconds; it doubles. The server's Retry-After goes first.
+
+    Raises:
+        UserError: how many have failed; what is done is kept. Or credentials are lacking.
+    """
+    listed = _tiles(tiles)
+    key = digest([imagery.choice(), json.loads(tiles.to_json(orient="records"))])
+    folder = Path(store) / f"imagery-{key}"
+    stop = threading.Event()
+    services = _services(imagery, pause, stop)
+    with alone(folder):
+        for left in folder.glob("**/.*.tmp"):  # by a process that was killed
+            left.unlink()
+        run = _Run(folder, imagery, services, stop)
+        jobs = [(tile, modality) for tile in listed for modality in SENSORS]
+        rows = list(_each(run.row, jobs, stop, parallel, progress))
+        rows.sort(key=lambda row: (row["tile"], row["modality"]))
+        write_text(folder / "scenes.csv", table(rows))
+    failed = [row for row in rows if row["outcome"] == FAILED]
+    if failed:
+        raise UserError(
+            f"{folder / 'scenes.csv'}: found {len(failed)} of {len(rows)} images failed, e.g. "
+            f"{failed[0]['tile']} {failed[0]['modality']} ({failed[0]['reason']}); run download "
+            "again, it fetches only these"
+        )
+    return folder
+
+
+def table(rows: Sequence[Row]) -> str:
+    """scenes.csv."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _tiles(frame: pd.DataFrame) -> list[Tile]:
+    found = [
+        Tile(
+            name=str(row["name"]),
+            crs=str(row["crs"]),
+            transform=Affine(*map(float, row["transform"])),
+            height=int(row["height"]),
+            width=int(row["width"]),
+            product=row["product"] if isinstance(row["product"], str) else None,
+            date=str(row["date"]),
+        )
+        for row in frame.to_dict("records")
+    ]
+    names = [tile.name for tile in found]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", name):
+            raise UserError(f"tile {name!r}: expected a name of letters, digits and _.+-")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"tile {twice}: listed twice, expected distinct names")
+    return sorted(found, key=lambda tile: tile.name)
+
+
+def _services(imagery: Imagery, pause: float, stop: threading.Event) -> dict[str, Service]:
+    webs: dict[str, Web] = {}
+    found = {}
+    for modality in SENSORS:
+        name, catalogue = imagery.name(modality), imagery.catalogue(modality)
+        web = webs.setdefault(name, Web(catalogue.parallel, pause, stop))
+        found[modality] = Service(name, catalogue, modality, web)
+    return found
+
+
+def _each(
+    work: Callable[[Tile, str], Row],
+    jobs: Sequence[tuple[Tile, str]],
+    stop: threading.Event,
+    parallel: int,
+    progress: bool,
+) -> Iterator[Row]:
+    """Rows as they come, at most `parallel` at a time. Whatever ends this ends all of them."""
+    with (
+        ThreadPoolExecutor(parallel) as pool,
+        progress_bar("imagery", len(jobs), 0, " images", not progress) as bar,
+    ):
+        futures = [pool.submit(work, *job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+                bar.update(1)
+        finally:
+            stop.set()
+            for future in futures:
+                future.cancel()
+
+
+class _Run:
+    """One call's work on single images."""
+
+    def __init__(
+        self, folder: Path, imagery: Imagery, services: dict[str, Service], stop: threading.Event
+    ) -> None:
+        self.folder, self.imagery, self.services, self.stop = folder, imagery, services, stop
+        self._lock = threading.Lock()
+        self._in_a_row = 0
+
+    def row(self, tile: Tile, modality: str) -> Row:
+        """The image's row: of an earlier run, or of this one, which then is kept."""
+        image = self.folder / modality / f"{tile.name}.tif"
+        record = self.folder / "outcomes" / modality / f"{tile.name}.json"
+        known = _known(record)
+        if known is not None and (known["outcome"] != OK or image.is_file()):
+            return known
+        service = self.services[modality]
+        row = dict.fromkeys(COLUMNS, "")
+        row |= {"tile": tile.name, "modality": modality}
+        row |= {"catalogue": service.name, "collection": service.collection}
+        if self._in_a_row >= GIVE_UP:
+            reason = f"not tried: {GIVE_UP} images in a row failed"
+            return row | {"outcome": FAILED, "reason": reason}
+        try:
+            found, scene = self._choose(service, modality, tile)
+        except (Passing, Refused) as error:
+            self._count(failed=True)
+            return row | {"outcome": FAILED, "reason": str(error)}
+        self._count(failed=False)
+        row |= found
+        if self.stop.is_set():
+            raise Stopped
+        if row["outcome"] == OK and scene is not None:
+            write_scene(image, modality, tile, scene, self.imagery.bands[modality])
+        write_json(record, row)
+        return row
+
+    def _count(self, failed: bool) -> None:
+        with self._lock:
+            self._in_a_row = self._in_a_row + 1 if failed else 0
+
+    def _choose(self, service: Service, modality: str, tile: Tile) -> tuple[Row, Scene | None]:
+        """The first candidate with enough pixels, or why there is none."""
+        days, least = self.imagery.days, self.imagery.coverage
+        start, end = window(tile, modality, days)
+        items = service.search(tile.area, start, end)
+        bands = self.imagery.bands[modality]
+        if modality == "s2":
+            candidates, what = sentinel2(tile, items), tile.product or tile.date
+        else:
+            candidates, what = passes(tile, items, days, bands), f"IW, {'+'.join(bands)}"
+        if not candidates:
+            reason = f"{len(items)} items from {start} to {end}, none is {what}"
+            return {"outcome": NO_SCENE, "reason": reason}, None
+        covering = [
+            one
+            for one in candidates
+            if modality == "s2" or tile.covered(_outlines(one)) >= least - LOOSE
+        ]
+        if not covering:
+            reason = f"{len(candidates)} passes from {start} to {end}, none covers the tile"
+            return {"outcome": NO_COVERAGE, "reason": reason}, None
+        best: Scene | None = None
+        faults: list[str] = []
+        for candidate in covering:
+            try:
+                scene = read_scene(service, modality, tile, candidate, bands, least)
+            except Unusable as error:
+                faults.append(str(error))
+                continue
+            if best is None or scene.valid > best.valid:
+                best = scene
+            if scene.valid >= least:
+                return {"outcome": OK, **_facts(tile, scene), "sha256": scene.sha256}, scene
+        if best is None:
+            return {"outcome": UNUSABLE, "reason": faults[0]}, None
+        reason = f"found {best.valid:.1%} of the pixels, expected {least:.1%}"
+        return {"outcome": TOO_LITTLE, "reason": reason, **_facts(tile, best)}, None
+
+
+def _facts(tile: Tile, scene: Scene) -> Row:
+    return {
+        "items": " ".join(item["id"] for item in scene.items),
+        "datetime": min(taken(item) for item in scene.items).isoformat(),
+        "days": f"{apart(tile, scene.items):.4f}",
+        "hrefs": " ".join(map(unsigned, scene.hrefs)),
+        "offset": scene.rule,
+        "valid": f"{scene.valid:.6f}",
+    }
+
+
+def _outlines(items: Sequence[Item]) -> list[dict[str, Any]]:
+    return [item["geometry"] for item in items]
+
+
+def _known(record: Path) -> Row | None:
+    try:
+        row = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return row if isinstance(row, dict) and set(row) == set(COLUMNS) else None

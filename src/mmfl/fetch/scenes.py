@@ -1,0 +1,216 @@
+"""Which scenes belong to a tile, and what their pixels mean. Nothing is fetched here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from mmfl.fetch.catalogues import Item, Unusable
+from mmfl.fetch.grids import Tile
+
+SLICE = timedelta(seconds=60)  # slices of one Sentinel-1 pass follow each other within
+SWATH = timedelta(hours=1)  # a catalogue may give a tile's own time, after the datatake's start
+LOOSE = 0.05  # footprints are that much less exact than pixels
+OFFSET = -1000  # of digital numbers since processing baseline 04.00
+SINCE = 4.0
+SENSING = re.compile(r"(?:^|_)(\d{8}T\d{6})(?:_|$)")
+MGRS = re.compile(r"(?:^|[_-])T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?:[_.]|$)")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A Sentinel-2 product by what its levels and baselines share."""
+
+    mgrs: str
+    sensing: datetime
+
+    @classmethod
+    def parse(cls, name: str) -> Product | None:
+        """From a product id (S2A_MSIL1C_<sensing>_..._T32UMC_<made>) or that of Earth Engine."""
+        sensing, mgrs = SENSING.search(name), MGRS.search(name)
+        if sensing is None or mgrs is None:
+            return None
+        return cls(mgrs[1].zfill(5), _compact(sensing[1]))
+
+
+def moment(tile: Tile) -> datetime:
+    """Sensing time of the tile's product; noon (UTC) of its day if that is not known."""
+    product = Product.parse(tile.product) if tile.product else None
+    return product.sensing if product else _day(tile) + timedelta(hours=12)
+
+
+def window(tile: Tile, modality: str, days: float) -> tuple[str, str]:
+    """From when to when to search, RFC 3339."""
+    middle = moment(tile)
+    if modality == "s1":
+        start, end = middle - timedelta(days=days), middle + timedelta(days=days)
+    elif tile.product:
+        start, end = middle - timedelta(minutes=1), middle + SWATH
+    else:
+        start, end = _day(tile), _day(tile) + timedelta(days=1, seconds=-1)
+    return tuple(f"{time:%Y-%m-%dT%H:%M:%SZ}" for time in (start, end))  # type: ignore[return-value]
+
+
+def taken(item: Item) -> datetime:
+    """The item's time."""
+    properties = item["properties"]
+    text = properties.get("datetime") or properties["start_datetime"]
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def sentinel2(tile: Tile, items: Sequence[Item]) -> list[list[Item]]:
+    """Scenes of the tile's product, the newest baseline first; each a list of one item.
+
+    Level and baseline of the product id do not count: MGRS tile and sensing time must be the
+    same. Without a product every scene of the day that covers the tile is one.
+    """
+    if tile.product:
+        product = Product.parse(tile.product)
+        found = [item for item in items if product and _is_of(item, product)]
+    else:
+        found = [item for item in items if tile.covered([item["geometry"]]) > 1 - LOOSE]
+    found.sort(key=lambda item: item["id"])
+    found.sort(key=lambda item: not _same_crs(item, tile))
+    found.sort(key=_version, reverse=True)
+    return [[item] for item in found]
+
+
+def passes(
+    tile: Tile, items: Sequence[Item], days: float, polarisations: Sequence[str]
+) -> list[list[Item]]:
+    """Sentinel-1 passes in mode IW with these polarisations, the nearest in time first.
+
+    A pass is one platform on one orbit; its slices, seconds apart, are in order of time.
+    """
+    good = [item for item in items if _is_iw(item) and _polarised(item) >= set(polarisations)]
+    good.sort(key=lambda item: (_track(item), taken(item), item["id"]))
+    found: list[list[Item]] = []
+    for item in good:
+        last = found[-1][-1] if found else None
+        if last and _track(last) == _track(item) and taken(item) - taken(last) <= SLICE:
+            found[-1].append(item)
+        else:
+            found.append([item])
+    near = [one for one in found if apart(tile, one) <= days]
+    return sorted(near, key=lambda one: (apart(tile, one), min(item["id"] for item in one)))
+
+
+def apart(tile: Tile, items: Sequence[Item]) -> float:
+    """Days between the tile's sensing time and the nearest of the items."""
+    gaps = [abs(taken(item) - moment(tile)) for item in items]
+    return min(gaps) / timedelta(days=1)
+
+
+def scale_offset(item: Item, asset: str, rule: str) -> tuple[float, float, str]:
+    """Scale and offset from digital numbers to reflectance, and in words by which rule.
+
+    Raises:
+        Unusable: the item does not say what the rule needs.
+    """
+    properties = item["properties"]
+    if rule == "none":
+        return 1e-4, 0.0, "none: reflectance x 10,000"
+    if rule == "earth-search" and properties.get("earthsearch:boa_offset_applied") is True:
+        return 1e-4, 0.0, "earthsearch:boa_offset_applied true: 0"
+    if rule in ("earth-search", "baseline"):
+        text = properties.get("s2:processing_baseline")
+        baseline = _number(text)
+        if baseline is None:
+            raise Unusable(f"{item['id']} has no s2:processing_baseline, which tells its offset")
+        shift = OFFSET if baseline >= SINCE else 0
+        return 1e-4, shift * 1e-4, f"s2:processing_baseline {text}: {shift}"
+    scale, offset, source = _stated(item["assets"][asset])
+    if scale is None:
+        raise Unusable(f"{item['id']}: asset {asset} states no scale and offset")
+    return scale, offset, f"{source}: scale {scale:g}, offset {offset:g}"
+
+
+def reflectance(numbers: np.ndarray[Any, Any], scale: float, offset: float) -> np.ndarray[Any, Any]:
+    """Reflectance x 10,000 as uint16. 0 is no data before and after; a pixel with data is >= 1."""
+    values = np.rint((numbers * np.float64(scale) + offset) * 10_000)
+    return np.where(numbers == 0, 0, np.clip(values, 1, 65_535)).astype(np.uint16)
+
+
+def decibels(power: np.ndarray[Any, Any], unit: str) -> np.ndarray[Any, Any]:
+    """float32 dB of linear power (or of dB); NaN where there is no data or no power."""
+    values = power.astype(np.float64)
+    if unit == "linear":
+        values = 10 * np.log10(np.where(values > 0, values, np.nan))
+    return np.where(np.isfinite(values), values, np.nan).astype(np.float32)
+
+
+def _compact(text: str) -> datetime:
+    return datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+
+
+def _day(tile: Tile) -> datetime:
+    return datetime.fromisoformat(tile.date).replace(tzinfo=UTC)
+
+
+def _is_of(item: Item, product: Product) -> bool:
+    properties = item["properties"]
+    names = [str(properties.get("s2:product_uri", "")), item["id"]]
+    grid = str(properties.get("s2:mgrs_tile") or properties.get("grid:code") or "")
+    tiles = [grid.removeprefix("MGRS-"), *(found[1] for n in names if (found := MGRS.search(n)))]
+    if next((name.zfill(5) for name in tiles if name), None) != product.mgrs:
+        return False
+    # Product names and datatake ids hold the datatake's start; ids of a catalogue's own do not.
+    names.append(str(properties.get("s2:datatake_id", "")))
+    starts = [found[1] for name in names if (found := SENSING.search(name))]
+    if starts:
+        return _compact(starts[0]) == product.sensing
+    return timedelta(0) <= taken(item) - product.sensing + timedelta(seconds=1) <= SWATH
+
+
+def _version(item: Item) -> tuple[float, str]:
+    """Processing baseline and time of making, to be compared."""
+    properties = item["properties"]
+    text = properties.get("s2:processing_baseline") or properties.get("processing:version")
+    return _number(text) or 0.0, str(properties.get("s2:generation_time", ""))
+
+
+def _same_crs(item: Item, tile: Tile) -> bool:
+    properties = item["properties"]
+    return tile.crs in (properties.get("proj:code"), f"EPSG:{properties.get('proj:epsg')}")
+
+
+def _is_iw(item: Item) -> bool:
+    mode = item["properties"].get("sar:instrument_mode")
+    return mode == "IW" if mode else "_IW_" in item["id"]
+
+
+def _polarised(item: Item) -> set[str]:
+    stated = item["properties"].get("sar:polarizations")
+    if stated:
+        return {str(one).upper() for one in stated}
+    return {"VV", "VH"} if "_1SDV_" in item["id"] else set()
+
+
+def _track(item: Item) -> tuple[str, str]:
+    properties = item["properties"]
+    orbit = properties.get("sat:absolute_orbit") or properties.get("sat:relative_orbit")
+    return str(properties.get("platform", "")).lower(), str(orbit or "")
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def _stated(asset: dict[str, Any]) -> tuple[float | None, float, str]:
+    """Scale, offset and where they stand: raster:bands, or STAC 1.1's bands or the asset."""
+    old = (asset.get("raster:bands") or [{}])[0]
+    if "scale" in old:
+        return float(old["scale"]), float(old.get("offset", 0)), "raster:bands"
+    band = {**asset, **(asset.get("bands") or [{}])[0]}
+    if "raster:scale" in band:
+        return float(band["raster:scale"]), float(band.get("raster:offset", 0)), "raster:offset"
+    return None, 0.0, ""

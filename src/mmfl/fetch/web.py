@@ -1,0 +1,225 @@
+"""Requests to one service: few at a time, patient with it, with tokens that are renewed."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import requests
+import urllib3
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import sleep_using_event as sleep_until
+
+from mmfl.errors import UserError
+from mmfl.fetch.transfer import PASSING, TIMEOUT, Passing, Stopped, retry_after
+from mmfl.params.imagery import Catalogue
+
+ATTEMPTS = 6  # of one request
+LONGEST_PAUSE = 60.0  # seconds between two attempts
+EARLY = 60.0  # a token is renewed so many seconds before it expires
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """An answer that another attempt does not change: HTTP status `status`."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def unsigned(url: str) -> str:
+    """The url without credentials, query (where signatures are) and fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+class Web:
+    """At most `parallel` requests at a time; a Retry-After holds back all of them.
+
+    `pause` is the first back-off in seconds, which doubles; `stop`, set by another thread, ends
+    requests and pauses with `Stopped`.
+    """
+
+    def __init__(self, parallel: int, pause: float, stop: threading.Event) -> None:
+        self.pause, self.stop = pause, stop
+        self._slots = threading.BoundedSemaphore(parallel)
+        self._resume = 0.0  # on the monotonic clock
+        self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=parallel))
+
+    def ask(
+        self,
+        url: str,
+        request: Callable[[], dict[str, Any]],
+        accept: Callable[[requests.Response], T],
+        denied: Callable[[], None] = lambda: None,
+    ) -> T:
+        """What `accept` makes of the answer; again, with back-off, after faults that may pass.
+
+        Args:
+            url: for messages, of which the query is left out.
+            request: the arguments of `requests.request`, made anew for each attempt.
+            accept: turns the body into a value; raises `Passing` for half an answer.
+            denied: called at 401 and 403, before the next attempt: the token may have expired.
+
+        Raises:
+            Passing: a fault outlasted `ATTEMPTS` attempts.
+            Refused: any other status than success.
+            Stopped: `stop` is set.
+        """
+        label = unsigned(url)
+
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            if isinstance(error, Passing) and error.wait is not None:
+                return error.wait
+            return min(self.pause * 2 ** (state.attempt_number - 1), LONGEST_PAUSE)
+
+        def tell(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            seconds = state.next_action.sleep if state.next_action else 0
+            log.warning("%s; trying again in %.0f s", error, seconds)
+
+        retrying = Retrying(
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait,
+            retry=retry_if_exception_type(Passing),
+            before_sleep=tell,
+            sleep=sleep_until(self.stop),
+            reraise=True,
+        )
+        return retrying(self._attempt, label, request, accept, denied)
+
+    def _attempt(
+        self,
+        label: str,
+        request: Callable[[], dict[str, Any]],
+        accept: Callable[[requests.Response], T],
+        denied: Callable[[], None],
+    ) -> T:
+        options = request()  # may fetch a token: not while holding a slot
+        while (left := self._resume - time.monotonic()) > 0 and not self.stop.wait(left):
+            pass
+        with self._slots:
+            if self.stop.is_set():
+                raise Stopped
+            try:
+                answer = self._session.request(timeout=TIMEOUT, **options)
+            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+                reason = type(error).__name__  # its text holds the signed url
+                raise Passing(f"{label}: the connection broke off ({reason})") from None
+        if answer.status_code in PASSING:
+            seconds = retry_after(answer)
+            self._resume = max(self._resume, time.monotonic() + (seconds or 0.0))
+            raise Passing(f"{label}: HTTP {answer.status_code}", seconds)
+        if answer.status_code in (401, 403):
+            denied()
+            raise Passing(f"{label}: HTTP {answer.status_code}, access denied")
+        if answer.status_code not in (200, 206):
+            raise Refused(f"{label}: HTTP {answer.status_code}", answer.status_code)
+        return accept(answer)
+
+
+class Bearer(requests.auth.AuthBase):
+    """A token in the header, in place of what ~/.netrc says of the host."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+
+class Signer:
+    """Signs requests for a collection's assets. Tokens are kept in memory only.
+
+    Credentials come from the environment, MMFL_KEY_<CATALOGUE> (query; not needed), or
+    MMFL_USER_<CATALOGUE> and MMFL_PASSWORD_<CATALOGUE> (bearer), or else from ~/.netrc.
+    """
+
+    def __init__(self, web: Web, name: str, catalogue: Catalogue, collection: str) -> None:
+        self.web, self.name, self.catalogue = web, name, catalogue
+        self.url = catalogue.token_url.replace("{collection}", collection)
+        self._lock = threading.Lock()
+        self._token: str | None = None
+        self._expiry = 0.0
+        if catalogue.signing == "bearer":
+            self._login()  # a lack of credentials is said before anything is fetched
+
+    def signed(self, href: str) -> tuple[dict[str, Any], str | None]:
+        """The url (and header) of a request, and the token in it."""
+        kind = self.catalogue.signing
+        if kind == "none":
+            return {"url": href}, None
+        with self._lock:
+            if self._token is None or time.time() > self._expiry:
+                self._token, self._expiry = self._fetch()
+            token = self._token
+        if kind == "bearer":
+            return {"url": href, "auth": Bearer(token)}, token
+        return {"url": f"{href}{'&' if '?' in href else '?'}{token}"}, token
+
+    def forget(self, token: str | None) -> None:
+        """The service denied this token; the next request gets a new one."""
+        with self._lock:
+            if token == self._token:
+                self._token = None
+
+    def _fetch(self) -> tuple[str, float]:
+        options: dict[str, Any] = {"method": "GET", "url": self.url}
+        if self.catalogue.signing == "bearer":
+            user, password = self._login()
+            data = {"grant_type": "password", "username": user, "password": password}
+            data |= {"client_id": self.catalogue.client_id} if self.catalogue.client_id else {}
+            options |= {"method": "POST", "data": data}
+        elif key := os.environ.get(self._variable("KEY")):
+            options["headers"] = {"Ocp-Apim-Subscription-Key": key}
+        return self.web.ask(self.url, lambda: options, _token)
+
+    def _login(self) -> tuple[str, str]:
+        names = self._variable("USER"), self._variable("PASSWORD")
+        user, password = (os.environ.get(name) for name in names)
+        if user and password:
+            return user, password
+        host = urlsplit(self.url).hostname or ""
+        try:
+            entry = netrc.netrc().authenticators(host)
+        except (OSError, netrc.NetrcParseError):
+            entry = None
+        if entry and entry[0] and entry[2]:
+            return entry[0], entry[2]
+        raise UserError(
+            f"imagery.{self.name}: found no credentials; set {names[0]} and {names[1]}, or put "
+            f"{host} into ~/.netrc"
+        )
+
+    def _variable(self, kind: str) -> str:
+        return f"MMFL_{kind}_{re.sub(r'[^A-Z0-9]', '_', self.name.upper())}"
+
+
+def _token(answer: requests.Response) -> tuple[str, float]:
+    """Token and time (epoch) from which on it is not used any more."""
+    try:
+        found = answer.json()
+        token = found.get("token") or found["access_token"]
+        if "msft:expiry" in found:
+            end = datetime.fromisoformat(found["msft:expiry"]).timestamp()
+        else:
+            end = time.time() + float(found.get("expires_in", 3600))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Passing(f"{unsigned(answer.url)}: the answer holds no token") from None
+    # A short-lived token is used for most of its life.
+    return token, end - min(EARLY, (end - time.time()) / 4)
