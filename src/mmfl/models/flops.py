@@ -6,12 +6,14 @@ The counter takes Cholesky factors and triangular solves for free; their formula
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmfl.models.dense import Dense, Features
+from mmfl.models.losses import ntxent
 from mmfl.models.network import Network
 
 
@@ -49,12 +51,17 @@ def training_flops(
     *,
     projected: bool = False,
     extra_forwards: int = 0,
+    cells: int | None = None,
+    negatives: Literal["all", "cross"] = "all",
     batch: int = 8,
 ) -> float:
     """FLOPs of one training step (forward and backward) per sample of a client.
 
     projected: the loss reaches the projection heads. extra_forwards: forward passes with
-    projection and without gradient (MOON). The network's running statistics are left as they were.
+    projection and without gradient (MOON). cells: MIM between so many cells of an image's side
+    with these `negatives`, every sample with a counterpart; the products of all cells of a `batch`
+    are counted, too, so it has to be that of the training. The network's running statistics are
+    left as they were.
     """
     before = {key: value.clone() for key, value in network.state_dict().items()}
     network.train()
@@ -66,6 +73,8 @@ def training_flops(
             total = total + sum(
                 network.classify({q: z}).square().mean() for q, z in features.items()
             )
+        if cells is not None:
+            total = total + _between_cells(network, features, cells, negatives)
         if projected:
             total = total + sum(network.project(q, z).square().mean() for q, z in features.items())
         total.backward()
@@ -78,19 +87,46 @@ def training_flops(
     return counter.get_total_flops() / batch
 
 
+def _between_cells(
+    network: Network, features: dict[str, Features], cells: int, negatives: Literal["all", "cross"]
+) -> Tensor:
+    """MIM between every two modalities; of those that the client lacks come constants."""
+    own = {
+        q: network.project_cells(q, z, cells).flatten(0, 1)
+        for q, z in features.items()
+        if isinstance(z, Dense)
+    }
+    pairs = [
+        (u, own.get(other, u.detach()))
+        for q, u in own.items()
+        for other in network.modalities
+        if other not in own or q < other
+    ]
+    return torch.stack([ntxent(u, v, 0.5, negatives) for u, v in pairs]).sum()
+
+
 @torch.no_grad()
-def forward_flops(network: Network, modality: str, size: int, batch: int = 8) -> float:
-    """FLOPs of one forward pass with projection, per sample; running statistics stay."""
+def forward_flops(
+    network: Network, modality: str, size: int, batch: int = 8, *, cells: int | None = None
+) -> float:
+    """FLOPs of one forward pass with projection (of `cells` cells), per sample.
+
+    The network's running statistics are left as they were.
+    """
     before = {key: value.clone() for key, value in network.state_dict().items()}
     network.train()
     x = _images(network, modality, size, batch)
     with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
-        network.project(modality, network.features(modality, x))
+        features = network.features(modality, x)
+        if cells is not None and isinstance(features, Dense):
+            network.project_cells(modality, features, cells)
+        else:
+            network.project(modality, features)
     network.load_state_dict(before)
     return counter.get_total_flops() / batch
 
 
-def _images(network: Network, modality: str, size: int, batch: int) -> torch.Tensor:
+def _images(network: Network, modality: str, size: int, batch: int) -> Tensor:
     parameter = next(network.parameters())
     first = network.backbone(modality).stem[0]
     assert isinstance(first, nn.Conv2d)

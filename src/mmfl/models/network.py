@@ -42,6 +42,8 @@ class KeyInfo:
 class Network(nn.Module):
     """theta_q per modality, psi shared, omega_q per modality.
 
+    Pixel task: theta_q ends at the encoder's finest map, psi goes on to the logits of every pixel.
+
     Args:
         bands: modality -> number of input channels.
         classes: outputs P.
@@ -50,6 +52,9 @@ class Network(nn.Module):
         fusion: mean (of features), concat, logit or probability.
         share_from_stage: stages from this one on (1 is the first) have the same parameters in
             all modalities; running statistics stay apart.
+
+    Raises:
+        UserError: a modality cannot have this name, or the stage does not exist.
     """
 
     def __init__(
@@ -66,6 +71,9 @@ class Network(nn.Module):
         share_from_stage: int | None = None,
     ) -> None:
         super().__init__()
+        for q in bands:
+            if hasattr(nn.ModuleDict(), q):
+                raise UserError(f"modality {q}: found a name that PyTorch uses, expected another")
         self.modalities = tuple(sorted(bands))
         self.task = task
         self.fusion = fusion
