@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import random
+import stat
+import struct
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -212,3 +216,100 @@ def test_executable_bits_and_owners_are_not_taken_over(tmp_path: Path) -> None:
     info.mode = 0o6777
     unpack(write(tmp_path, tar([(info, b"#!")])), tmp_path / "out")
     assert (tmp_path / "out/run").stat().st_mode & 0o7111 == 0
+
+
+def zipped(files: dict[str, bytes] = FILES, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+def zip_special(name: str, mode: int, data: bytes = b"/etc/passwd") -> bytes:
+    stream, info = io.BytesIO(), zipfile.ZipInfo(name)
+    info.create_system, info.external_attr = 3, mode << 16
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(info, data)
+    return stream.getvalue()
+
+
+class TestZip:
+    @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    def test_unpacks(self, tmp_path: Path, method: int) -> None:
+        source = write(tmp_path, zipped({**FILES, "empty/": b""}, method), "content")
+        unpack(source, tmp_path / "out")
+        assert content(tmp_path / "out") == FILES
+        assert (tmp_path / "out/empty").is_dir()
+
+    def test_as_a_program_writes_it(self, tmp_path: Path) -> None:
+        """With folders and modes, from files."""
+        (tmp_path / "S2").mkdir()
+        (tmp_path / "S2/a.tif").write_bytes(b"x" * 9000)
+        command = [sys.executable, "-m", "zipfile", "-c", "a.zip", "S2"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+        assert content(tmp_path / "out") == {"S2/a.tif": b"x" * 9000}
+
+    def test_without_members(self, tmp_path: Path) -> None:
+        unpack(write(tmp_path, zipped({})), tmp_path / "out")
+        assert content(tmp_path / "out") == {}
+
+    def test_resource_forks_stay_out(self, tmp_path: Path) -> None:
+        source = write(tmp_path, zipped({"a.tif": b"a", "__MACOSX/._a.tif": b"fork"}))
+        unpack(source, tmp_path / "out")
+        assert content(tmp_path / "out") == {"a.tif": b"a"}
+
+    @pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x"])
+    def test_outside(self, tmp_path: Path, name: str) -> None:
+        refused(write(tmp_path, zipped({"good": b"", name: b"evil"})), "leads out of its folder")
+
+    @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
+    def test_links_and_devices(self, tmp_path: Path, kind: int) -> None:
+        refused(write(tmp_path, zip_special("a", kind | 0o777)), "is a link, a device")
+
+    def test_encrypted(self, tmp_path: Path) -> None:
+        data = bytearray(zipped({"a": b"secret"}))
+        for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            data[data.index(magic) + flags] |= 1
+        refused(write(tmp_path, bytes(data)), "is encrypted")
+
+    def test_other_methods(self, tmp_path: Path) -> None:
+        refused(write(tmp_path, zipped(method=zipfile.ZIP_LZMA)), "method 14")
+
+    def test_too_large_and_too_many(self, tmp_path: Path) -> None:
+        source = write(tmp_path, zipped())
+        refused(source, "5,000 bytes, expected at most", max_bytes=4_999)
+        refused(source, "more than 2 members", max_members=2)
+        unpack(source, tmp_path / "out", max_bytes=5_005, max_members=3)
+
+    def test_no_more_than_stated(self, tmp_path: Path) -> None:
+        """A member that unpacks to more than its header says is damaged."""
+        data = bytearray(zipped({"a": b"x" * 5000}))
+        for magic, size in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+            at = data.index(magic) + size
+            assert struct.unpack_from("<I", data, at) == (5000,)
+            struct.pack_into("<I", data, at, 10)
+        refused(write(tmp_path, bytes(data)), "damaged")
+
+    def test_cut_off_anywhere(self, tmp_path: Path) -> None:
+        whole = zipped()
+        for end in range(4, len(whole) - 1, 7):
+            refused(write(tmp_path, whole[:end]), "damaged")
+
+    def test_a_wrong_byte(self, tmp_path: Path) -> None:
+        """One line, or files with the right content: a name or a comment has no checksum."""
+        rng, seen = random.Random(1), 0
+        files = {"S2/a.tif": bytes(range(256)) * 4, "b": b"hello"}
+        for number in range(300):
+            data = bytearray(zipped(files))
+            data[rng.randrange(4, len(data))] ^= rng.randrange(1, 256)
+            source, out = write(tmp_path, bytes(data)), tmp_path / f"out{number}"
+            try:
+                unpack(source, out)
+            except UserError as error:
+                seen += 1
+                assert "\n" not in str(error) and not out.exists()
+            else:
+                assert set(content(out).values()) <= set(files.values())
+        assert seen > 100
