@@ -202,7 +202,8 @@ def _write_confusions(path: Path, rng: np.random.Generator) -> None:
             chance = rng.dirichlet(np.where(np.arange(len(COVERS)) == place, 4.0, 0.3))
             matrix[place] = rng.multinomial(count, chance)
         name = f"tile-{tile:03d}"
-        rows.append({"pair": name, "file": f"{name}.tif", "confusion": matrix.ravel()})
+        rows.append({"pair": name, "file": f"{name}.tif", "complete": tile % 8 != 0,
+                     "confusion": matrix.ravel()})  # fmt: skip
     pd.DataFrame(rows).to_parquet(path, index=False)
 
 

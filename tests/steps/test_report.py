@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_fixture import CLASSES, write_partition, write_runs
+from report_fixture import CLASSES, COVERS, TILES, write_partition, write_runs
 
 from mmfl.errors import UserError
+from mmfl.evaluation.bootstrap import mean_iou
 from mmfl.params.tasks import TASKS
 from mmfl.patches.faults import COLUMNS
 from mmfl.reporting import layout
-from mmfl.reporting.gallery import Gallery, Location
-from mmfl.reporting.gather import policy_scores, read_scores
+from mmfl.reporting.gallery import Gallery, Location, Tile
+from mmfl.reporting.gather import key, policy_scores, read_confusions, read_scores
 from mmfl.reporting.texts import captions
 from mmfl.reporting.writers import read_csv
 from mmfl.steps import report
@@ -239,3 +240,88 @@ def test_patches_left_out_are_shown(made, tmp_path):
     assert "patch-19" in text and "patch-20" not in text and "cut &lt;off&gt;" in text
     text = write_page(made, tmp_path / "b.html", skipped=pd.DataFrame(columns=list(COLUMNS)))
     assert "skipped" not in text
+
+
+def scores_of(made: dict, method: str) -> pd.DataFrame:
+    frames = [
+        pd.read_csv(run["scores"])
+        for run in made["runs"]
+        if (run["method"], run["variant"]) == (method, "default")
+    ]
+    return pd.concat(frames)
+
+
+def test_pixel_tables_have_the_task_s_scores(tiles):
+    frame = read_csv(tiles["out"] / "tables" / "comparison.csv").set_index("run")
+    asked = scores_of(tiles, "mf+fw").query(
+        "kind == 'subset' and policy == 'modality' and modalities == 's1+s2'"
+    )
+    for metric, values in asked.groupby("metric")["value"]:
+        assert frame.loc["mf+fw", f"{metric}_mean"] == pytest.approx(values.mean(), abs=1e-12)
+    table = report.laid_out(tiles["out"])
+    assert table["comparison"].header[1:5] == [
+        "Mean IoU (%)", "F1 macro (%)", "Overall accuracy (%)", "F1 weighted (%)",
+    ]  # fmt: skip
+    metrics = json.loads((tiles["out"] / "metrics.json").read_text())
+    assert set(metrics["mf"]) == set(PIXEL.metrics)
+    text = "".join(p.read_text() for p in tiles["out"].rglob("*.md"))
+    assert "mean intersection over union" in text and "test tiles" in text
+    assert "AP macro" not in text and "average precision" not in text and "locations" not in text
+
+
+def test_the_bootstrap_stands_in_the_baseline_s_row_and_in_the_notes(tiles, made):
+    frame = read_csv(tiles["out"] / "tables" / "comparison.csv").set_index("run")
+    confusions = read_confusions([r for r in tiles["runs"] if key(r) == "mf"], len(COVERS))
+    assert confusions.shape == (3, TILES - TILES // 8, len(COVERS), len(COVERS))  # complete ones
+    low, high = frame.loc["mf", ["tiles_low", "tiles_high"]]
+    assert low < np.mean([mean_iou(m) for m in confusions.sum(axis=1)]) < high
+    assert frame["tiles_low"].notna().sum() == 1
+    notes = " ".join(report.laid_out(tiles["out"])["comparison"].notes)
+    assert f"mf's mean IoU lies between {100 * low:.1f} and {100 * high:.1f} %" in notes
+    assert "tiles_low" not in read_csv(made["out"] / "tables" / "comparison.csv")
+
+
+def test_confusions_are_those_of_the_predictions(tiles, made):
+    frame = read_csv(tiles["out"] / "figures" / "confusion.csv")
+    expected = np.zeros((len(COVERS), len(COVERS)))
+    for run in tiles["runs"]:
+        if key(run) == "mf":
+            table = pd.read_parquet(run["predictions"])
+            rows = table["confusion"][table["complete"]]
+            expected += np.stack(list(rows)).sum(axis=0).reshape(len(COVERS), -1) / 3
+    grid = frame.pivot(index="true", columns="predicted", values="pixels").loc[COVERS, COVERS]
+    assert grid.to_numpy() == pytest.approx(expected)
+    shares = frame.groupby("true", sort=False)["share"].sum(min_count=1)
+    assert shares[COVERS[:-1]].to_numpy() == pytest.approx(1) and np.isnan(shares[COVERS[-1]])
+    drawn = read_csv(tiles["out"] / "figures" / "classes.csv")
+    counts = dict(zip(drawn["class"], drawn["positives"], strict=True))
+    assert counts["Water"] == expected[0].sum().round()
+    assert read_csv(made["out"] / "figures" / "confusion.csv").empty
+    assert "several classes" in (made["out"] / "figures" / "confusion.svg").read_text()
+
+
+def test_other_confusions_are_refused(tmp_path):
+    runs = [run for run in write_runs(tmp_path, (1, 2), "pixel") if key(run) == "mf"]
+    with pytest.raises(UserError, match="found confusions of 81 numbers, expected 64"):
+        read_confusions(runs, 8)
+    table = pd.read_parquet(runs[1]["predictions"])
+    table.iloc[:-1].to_parquet(runs[1]["predictions"])
+    with pytest.raises(UserError, match="holds other tiles than"):
+        read_confusions(runs, len(COVERS))
+
+
+def test_the_page_of_tiles(tiles, tmp_path):
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 9, (12, 12)).astype(np.uint8)
+    mask[:3] = 255
+    places = [Tile("t", {"s2": rng.random((3, 12, 12)), "dem": None}, mask, mask)]
+    shown = Gallery(places, {"s2": ["B04", "B03", "B02"], "dem": ["height"]}, "mf", tuple(COVERS))
+    changes = {"archive": "simulated-tiles", "others": ["simulated"], "gallery": shown}
+    text = write_page(tiles, tmp_path / "p.html", **changes)
+    assert "learning on simulated tiles" in text and "Pixel-based classification from" in text
+    assert text.count("<svg ") == 1 + len(captions(PIXEL)) and 'id="figure-confusion"' in text
+    assert "B04, B03, B02" in text and "data:image/png;base64," in text
+    page = Outside()
+    page.feed(text)
+    assert page.found == ["a href=simulated.html"]
+    assert "pixel-based classification" in report.headline(tiles["out"])

@@ -107,7 +107,7 @@ def png(locations: Sequence[Location]) -> str:
     with style():
         lines = -(-len(locations) // beside)
         inches = beside * (1.43 * len(names) + 1.93)
-        figure = Figure(figsize=(inches, 1.85 * lines + 0.1), layout="constrained", dpi=130)
+        figure = _figure(inches, 1.72 * lines + 0.25)
         ratios = [*[1.0] * len(names), 1.35] * beside
         axes = figure.subplots(lines, width * beside, squeeze=False, width_ratios=ratios)
         for ax in axes.ravel():
@@ -131,8 +131,7 @@ def png_tiles(
     with style():
         across = columns
         below = 0.25 * -(-(len(named) + 1) // across) + 0.1
-        size = (1.9 * columns, 2.02 * len(tiles) + 0.2 + below)
-        figure = Figure(figsize=size, layout="constrained", dpi=130)
+        figure = _figure(1.9 * columns, 2.04 * len(tiles) + 0.2 + below)
         axes = figure.subplots(len(tiles), columns, squeeze=False)
         for ax in axes.ravel():
             ax.axis("off")
@@ -223,7 +222,7 @@ def _pictures(row, images: Images, pair: str, *, headed: bool) -> None:
             ax.set_title(modality_names(name), fontsize=8.5, color=INK)
     limit = 34 * len(images)
     text = pair if len(pair) <= limit else f"… {pair[-limit:]}"
-    row[0].text(0, -0.03, text, fontsize=6.2, color=MUTED, va="top", transform=row[0].transAxes)
+    _beside(row[0], -0.03, text, fontsize=6.2, color=MUTED)
 
 
 def _words(ax, location: Location) -> None:
@@ -236,12 +235,26 @@ def _words(ax, location: Location) -> None:
     lines = []
     for text in [*found, *wrong]:
         lines += textwrap.wrap(text, 31, subsequent_indent="   ")
-    ax.text(0, 1, "\n".join(lines[:12]), va="top", fontsize=7.2, linespacing=1.35,
-            transform=ax.transAxes)  # fmt: skip
+    _beside(ax, 1, "\n".join(lines[:12]), fontsize=7.2, linespacing=1.35)
+
+
+def _beside(ax, height: float, text: str, **looks: Any) -> None:
+    """Text from the left edge of an axes downwards; it takes no room from the pictures."""
+    written = ax.text(0, height, text, va="top", transform=ax.transAxes, **looks)
+    written.set_in_layout(False)
 
 
 def _band_names(bands: Sequence[str]) -> str:
     return ", ".join([*bands, f"{bands[0]} − {bands[1]}"] if len(bands) == 2 else bands)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure with room for a line below each row."""
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(h_pad=0.09)
+    return figure
 
 
 def _encoded(figure: Figure) -> str:

@@ -106,14 +106,15 @@ def positives(item: Run, names: list[str]) -> dict[str, int]:
 
 
 def read_confusions(runs: list[Run], classes: int) -> NDArray[np.int64]:
-    """(S, T, P, P) confusions of one method's seeds on the test tiles, sorted by tile.
+    """(S, T, P, P) confusions of one method's seeds on the test tiles with every modality.
 
     Raises:
         UserError: a table is not readable, has another number of classes, or other tiles.
     """
     found, pairs = [], None
     for item in runs:
-        table = _predictions(item, ["pair", "confusion"]).sort_values("pair", kind="stable")
+        table = _predictions(item, ["pair", "complete", "confusion"])
+        table = table[table["complete"]].sort_values("pair", kind="stable")
         wrong = [row for row in table["confusion"] if len(row) != classes**2]
         if wrong:
             raise UserError(

@@ -62,8 +62,9 @@ def captions(task: Task) -> dict[str, tuple[str, str]]:
     if task.name == "pixel":
         found["confusion"] = (
             "Confusion matrix of the baseline",
-            "Where the test pixels of each class go (%), all test tiles together, mean over the "
-            "baseline's seeds. Each row sums to 100; an empty row is a class without a test pixel.",
+            "Confusion matrix of the baseline: where the test pixels of each class go (%), all "
+            "test tiles with every modality together, mean over seeds. A row sums to 100; an empty "
+            "one is a class without a test pixel.",
         )
     return found
 

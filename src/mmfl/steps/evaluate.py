@@ -156,7 +156,8 @@ def _class_maps(
     """Write predictions/, a GeoTIFF per test tile; a row per tile: its file and confusion matrix.
 
     The matrix is flat, (P·P,) int64, row by row; a row is a true class. It is 0 everywhere, and
-    the map 255, where a tile has no modality that a model sees.
+    the map 255, where a tile has no modality that a model sees. `complete`: the tile holds every
+    modality.
     """
     files = file_names(bench.pairs[test].tolist())
     counts: dict[int, np.ndarray] = {}
@@ -169,6 +170,7 @@ def _class_maps(
         {
             "pair": bench.pairs[test],
             "file": files,
+            "complete": np.all([held[test] for held in data.present.values()], axis=0),
             "confusion": [counts[row] for row in range(len(test))],
         }
     )

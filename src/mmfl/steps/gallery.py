@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from mmfl.archives.base import pixels_only
 from mmfl.errors import UserError
 from mmfl.files import read_json
-from mmfl.params.tasks import IGNORED
-from mmfl.patches.labels import read_labels
-from mmfl.patches.reader import Images, Patches
+from mmfl.patches.labels import read_classes
+from mmfl.patches.reader import Patches
+from mmfl.patches.tiles import Masks, Tiles
 from mmfl.reporting.gallery import Gallery, Location, Tile
 
 MODALITIES = 4  # pictures of a location
 SHOW = {"s2": ["B04", "B03", "B02"], "s1": ["VV", "VH"]}  # where the store names none
-
-Read = Callable[[str, str], np.ndarray | None]
-"""Modality and pair to (C, H, W); None where the modality has no patch of the pair."""
 
 
 def load_gallery(patches: Path, predictions: Path, count: int, run: str) -> Gallery | None:
@@ -40,20 +37,20 @@ def load_gallery(patches: Path, predictions: Path, count: int, run: str) -> Gall
     bands = shown_bands(patches) if count else {}
     if not bands:
         return None
-    described = read_json(patches / "labels" / "classes.json", "split")
-    classes = read_labels(patches / "labels")[1]
-    stores = {q: Patches(patches / q) for q in bands}
+    described = read_classes(patches / "labels")
+    classes = tuple(described["classes"])
+    stores = {q: Tiles(Patches(patches / q), names) for q, names in bands.items()}
     table = pd.read_parquet(predictions).sort_values("pair", kind="stable")
-    whole = np.all([table["pair"].isin(store.pairs) for store in stores.values()], axis=0)
+    whole = np.all([table["pair"].isin(store.patches.pairs) for store in stores.values()], axis=0)
     table = table[whole] if whole.any() else table
     if table.empty:
         return None
     places = np.unique(np.linspace(0, len(table) - 1, min(count, len(table))).round().astype(int))
     rows = table.iloc[places].to_dict("records")
-    if described.get("task") == "pixel":
-        tiles = _tiles(patches, predictions.parent / "predictions", rows, stores, bands)
-        return Gallery(tiles, bands, run, classes, described.get("colours"))
-    return Gallery(_locations(rows, stores, bands, classes), bands, run)
+    if described["task"] == "pixel":
+        tiles = _tiles(Masks(patches / "mask"), predictions.parent / "predictions", rows, stores)
+        return Gallery(tiles, bands, run, classes, described["colours"])
+    return Gallery(_locations(rows, stores, classes), bands, run)
 
 
 def shown_bands(patches: Path) -> dict[str, list[str]]:
@@ -74,24 +71,15 @@ def shown_bands(patches: Path) -> dict[str, list[str]]:
 
 
 def _locations(
-    rows: list[dict], stores: dict[str, Patches], bands: dict[str, list[str]], classes: tuple
+    rows: list[dict], stores: dict[str, Tiles], classes: tuple[str, ...]
 ) -> list[Location]:
-    images = {}
-    for q, names in bands.items():
-        size = max(band["size"] for band in stores[q].bands if band["name"] in names)
-        images[q] = Images(stores[q], names, size)
-
-    def read(q: str, pair: str) -> np.ndarray | None:
-        row = _row(stores[q], pair)
-        return None if row is None else images[q].batch(np.array([row]))[0].numpy()
-
     found = []
     for row in rows:
         predicted = np.flatnonzero(np.asarray(row["probabilities"]) >= 0.5)
         found.append(
             Location(
                 str(row["pair"]),
-                {q: read(q, row["pair"]) for q in bands},
+                _images(stores, row["pair"]),
                 tuple(classes[i] for i in row["labels"]),
                 tuple(classes[i] for i in predicted),
             )
@@ -99,33 +87,19 @@ def _locations(
     return found
 
 
-def _tiles(
-    patches: Path,
-    maps: Path,
-    rows: list[dict],
-    stores: dict[str, Patches],
-    bands: dict[str, list[str]],
-) -> list[Tile]:
-    from mmfl.patches.tiles import Tiles
-
-    masks = Patches(patches / "mask")
-    readers = {q: Tiles(stores[q], names) for q, names in bands.items()}
-    labels = Tiles(masks, ["class"])
-
-    def read(q: str, pair: str) -> np.ndarray | None:
-        row = _row(stores[q], pair)
-        return None if row is None else np.asarray(readers[q].tile(row))
-
+def _tiles(masks: Masks, maps: Path, rows: list[dict], stores: dict[str, Tiles]) -> list[Tile]:
     found = []
     for row in rows:
-        pair = str(row["pair"])
-        place = _row(masks, pair)
-        if place is None:
-            raise UserError(f"{patches / 'mask'}: has no tile {pair}; run split again")
-        mask = np.nan_to_num(np.asarray(labels.tile(place))[0], nan=IGNORED).astype(np.uint8)
-        images = {q: read(q, pair) for q in bands}
-        found.append(Tile(pair, images, mask, _map(maps / str(row["file"]))))
+        mask = masks.tile(int(masks.rows(np.array([row["pair"]], dtype=object))[0]))
+        images = _images(stores, row["pair"])
+        found.append(Tile(str(row["pair"]), images, mask, _map(maps / str(row["file"]))))
     return found
+
+
+def _images(stores: dict[str, Tiles], pair: str) -> dict[str, np.ndarray | None]:
+    """(C, H, W) of each modality; None where it has no patch of the pair."""
+    rows = {q: _row(store.patches, pair) for q, store in stores.items()}
+    return {q: None if r is None else stores[q].tile(r).numpy() for q, r in rows.items()}
 
 
 def _map(path: Path) -> np.ndarray:
@@ -133,7 +107,7 @@ def _map(path: Path) -> np.ndarray:
     import rasterio
 
     try:
-        with rasterio.open(path) as source:
+        with pixels_only(), rasterio.open(path) as source:
             return source.read(1)
     except rasterio.RasterioIOError as error:
         raise UserError(f"{path}: not readable ({error}); run evaluate again") from None
