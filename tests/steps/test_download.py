@@ -15,6 +15,7 @@ import yaml
 import zstandard
 
 from mmfl.errors import UserError
+from mmfl.fetch.imagery import COLUMNS
 from mmfl.steps import download
 
 NAME = "simulated"
@@ -62,7 +63,8 @@ def run(**options: Path | None) -> tuple[bytes, bytes]:
     given = {"manifest": Path("manifest.yaml"), "local": None, **options}
     out = Path("data/raw", NAME)
     download.run(NAME, store=Path(".cache/download"), out=out, **given)  # type: ignore[arg-type]
-    assert sorted(item.name for item in out.iterdir()) == ["files.csv", "root.json"]
+    assert sorted(item.name for item in out.iterdir()) == ["files.csv", "root.json", "scenes.csv"]
+    assert (out / "scenes.csv").read_text() == ",".join(COLUMNS) + "\n"  # it brings its images
     return (out / "files.csv").read_bytes(), (out / "root.json").read_bytes()
 
 
@@ -101,7 +103,7 @@ def test_idempotent_and_deterministic(published: Path) -> None:
 def test_outputs_come_back_after_deletion(published: Path) -> None:
     """Workflow tools delete outputs before a step runs again; nothing is fetched twice."""
     first = run()
-    for name in ("files.csv", "root.json"):
+    for name in ("files.csv", "root.json", "scenes.csv"):
         Path("data/raw", NAME, name).unlink()
     for path in (published / "published").iterdir():
         path.unlink()

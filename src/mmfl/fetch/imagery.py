@@ -31,6 +31,7 @@ COLUMNS = (
     "tile", "modality", "outcome", "reason", "catalogue", "collection", "items", "datetime",
     "days", "hrefs", "offset", "valid", "sha256",
 )  # fmt: skip
+SCENES = "scenes.csv"
 OK, NO_SCENE, NO_COVERAGE = "ok", "no scene", "no coverage"
 TOO_LITTLE, UNUSABLE, FAILED = "too little coverage", "unusable scene", "failed"
 GIVE_UP = 16  # failures in a row after which the service is taken to be away
@@ -52,7 +53,7 @@ def fetch_imagery(
 
     It holds `<modality>/<tile>.tif`, `outcomes/<modality>/<tile>.json` and `scenes.csv`, a row
     per tile and modality. That no scene was found, or none with enough pixels, is an outcome and
-    stays one; `failed` (the service did not answer) is tried again by the next call.
+    stays one; `failed` (the service did not answer) is tried again by the next call: see `check`.
 
     Args:
         tiles: name, crs, transform, height, width, product, date (see `Archive.tiles`).
@@ -62,7 +63,7 @@ def fetch_imagery(
         pause: first back-off in seconds; it doubles. The server's Retry-After goes first.
 
     Raises:
-        UserError: how many have failed; what is done is kept. Or credentials are lacking.
+        UserError: credentials are lacking, or a tile's name is no file name.
     """
     listed = _tiles(tiles)
     key = digest([imagery.choice(), json.loads(tiles.to_json(orient="records"))])
@@ -76,15 +77,25 @@ def fetch_imagery(
         jobs = [(tile, modality) for tile in listed for modality in SENSORS]
         rows = list(_each(run.row, jobs, stop, parallel, progress))
         rows.sort(key=lambda row: (row["tile"], row["modality"]))
-        write_text(folder / "scenes.csv", table(rows))
+        write_text(folder / SCENES, table(rows))
+    return folder
+
+
+def check(scenes: Path) -> None:
+    """Refuse a table with failed images, which the next run fetches; what is done is kept.
+
+    Raises:
+        UserError: how many, and why the first did.
+    """
+    with scenes.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
     failed = [row for row in rows if row["outcome"] == FAILED]
     if failed:
         raise UserError(
-            f"{folder / 'scenes.csv'}: found {len(failed)} of {len(rows)} images failed, e.g. "
+            f"{scenes}: found {len(failed)} of {len(rows)} images failed, e.g. "
             f"{failed[0]['tile']} {failed[0]['modality']} ({failed[0]['reason']}); run download "
             "again, it fetches only these"
         )
-    return folder
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -1,4 +1,7 @@
-"""Download: a manifest or a local copy in, a table of verified files and the root folder out."""
+"""Download: a manifest or a local copy in, a table of verified files and the root folder out.
+
+Where the archive is one of label tiles, the imagery is found by STAC search (docs/imagery.md).
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,17 @@ from pathlib import Path
 from mmfl.archives import get
 from mmfl.errors import UserError
 from mmfl.fetch.files import fetch, recorded_sha256
+from mmfl.fetch.imagery import SCENES, check, fetch_imagery, table
 from mmfl.fetch.manifest import File, read_manifest
 from mmfl.fetch.unpack import unpack
 from mmfl.files import digest, file_sha256, write_json, write_text
+from mmfl.params.imagery import Imagery
 
 Row = tuple[str, int, str]
 
 
-PARALLEL = 4  # files fetched at a time
+PARALLEL = 4  # files or images fetched at a time
+IMAGERY = "imagery"  # the folder of the images in the archive's root
 
 
 def run(
@@ -31,19 +37,27 @@ def run(
     store: Path,
     out: Path,
     parallel: int = PARALLEL,
+    imagery: Imagery | None = None,
+    pause: float = 1.0,
 ) -> None:
     """Write `out/files.csv` (name, bytes, sha256) and `out/root.json` (where the archive lies).
+
+    `out/scenes.csv` lists every tile's scenes (`mmfl.fetch.imagery`); it has no rows where the
+    archive brings its images. It is written before a failed image ends the step, too.
 
     Args:
         archive: name of the archive.
         manifest: its files; not read if there is a local copy.
         local: an extracted copy, used in place: nothing is copied, only the metadata are hashed.
         store: folder of the downloaded and unpacked files; the archive's root is made in it.
-        out: folder of the two outputs, which hold no dates.
-        parallel: files fetched at a time; it changes no byte.
+        out: folder of the three outputs, which hold no dates.
+        parallel: files or images fetched at a time; it changes no byte.
+        imagery: where the imagery of label tiles comes from; None fetches none.
+        pause: first back-off of `fetch_imagery` in seconds.
 
     Raises:
-        UserError: see `fetch`, `unpack` and `read_manifest`; no local copy in that folder.
+        UserError: see `fetch`, `unpack`, `read_manifest` and `fetch_imagery`; no local copy in
+            that folder.
     """
     if local is not None:
         rows, root = _local(archive, local)
@@ -51,6 +65,15 @@ def run(
         rows, root = _fetched(archive, manifest, store, parallel)
     else:
         raise UserError(f"download.{archive}: found neither a manifest nor download.local; set one")
+    images = root / IMAGERY
+    tiles = None if imagery is None or images.is_dir() else get(archive, root).tiles(root)
+    if tiles is not None and imagery is not None:
+        images = fetch_imagery(tiles, imagery, store, parallel=parallel, pause=pause)
+        root = _joined(archive, root, images, store)
+    kept = images / SCENES
+    write_text(out / SCENES, kept.read_text(encoding="utf-8") if kept.is_file() else table([]))
+    if tiles is not None:
+        check(out / SCENES)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("name", "bytes", "sha256"))
@@ -91,6 +114,17 @@ def _fetched(archive: str, manifest: Path, store: Path, parallel: int) -> tuple[
     for name, path in members.items():
         _link(path, root / name)
     return rows, root
+
+
+def _joined(archive: str, root: Path, imagery: Path, store: Path) -> Path:
+    """A folder of links to all that lies in the root, and to the imagery."""
+    key = digest([str(root.resolve()), imagery.name])
+    joined = store / f"{archive}-{key}"
+    joined.mkdir(parents=True, exist_ok=True)
+    members = {item.name: item for item in root.iterdir() if not item.name.startswith(".")}
+    for name, path in (members | {IMAGERY: imagery}).items():
+        _link(path, joined / name)
+    return joined
 
 
 def _each(files: list[File], store: Path, parallel: int) -> Iterator[tuple[File, Path]]:
