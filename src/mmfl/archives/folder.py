@@ -1,0 +1,288 @@
+"""An archive of one's own: a table with a row per location, and a yaml file that describes it.
+
+`root` is everywhere the path of that yaml file. Nothing in the table is run or fetched: a path is
+a GeoTIFF, PNG or npy file on disk, or a fault.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mmfl.archives import folder_files as files
+from mmfl.archives import folder_table as tables
+from mmfl.archives.base import MASK, Archive, Band, Fault, Mask, Modality
+from mmfl.errors import DamagedFile, UserError
+from mmfl.files import file_sha256
+from mmfl.params.description import Description, read_description
+from mmfl.params.description_parts import Images
+
+RESOLUTION = 10  # of images whose pixels have no known size
+DEGREE = 111_320  # metres
+TRIES = 20  # files of a modality that are opened to find out its type
+
+
+@dataclass(frozen=True)
+class Folder(Archive):
+    """See `Folder.described_by`."""
+
+    described: Description = field(kw_only=True)
+
+    @classmethod
+    def described_by(cls, name: str, path: Path) -> Folder:
+        """The archive that the yaml file `path` describes.
+
+        A modality's type and resolution are those of the first file that can be read.
+
+        Raises:
+            UserError: the description or its table is wrong, or no file of a modality can be read.
+        """
+        described = read_description(path)
+        return cls(
+            name,
+            described.task,
+            described.classes,
+            {q: _modality(described, path, q) for q in described.modalities},
+            (str(tables.table_path(described, path).absolute()),),
+            colours=tuple(described.mask.colours) if described.mask else (),
+            licence=described.licence,
+            described=described,
+        )
+
+    def metadata(
+        self, root: Path, *, snow: bool = False, cloud_or_shadow: bool = False
+    ) -> pd.DataFrame:
+        """See `Archive.metadata`; nothing is marked as snow, cloud or shadow."""
+        return tables.metadata(self.described, tables.read_table(self.described, root), root)
+
+    def labelled(
+        self, root: Path, rows: pd.DataFrame, workers: int = 1
+    ) -> tuple[pd.DataFrame, list[Fault]]:
+        """See `Archive.labelled`; an image that covers other ground is a fault and not there."""
+        rows, faults = super().labelled(root, rows, workers)
+        rows = rows.copy()
+        with ThreadPoolExecutor(max(workers, 1)) as pool:
+            looked = list(pool.map(lambda pair: self.misplaced(root, pair), rows["pair"]))
+        for row, wrong in enumerate(looked):
+            for fault in wrong:
+                if rows.at[row, fault.modality] is not None:
+                    faults.append(fault)
+                    rows.at[row, fault.modality] = None
+        return rows, faults
+
+    def misplaced(self, root: Path, pair: str) -> list[Fault]:
+        """The images of a location that cannot be placed on its mask, or on the first image."""
+        found, reference = [], None
+        with files.located():
+            if self.task == "pixel":
+                reference = ("the mask", files.header(self.path(root, MASK.name, pair)).grid)
+            for q in self.modalities:
+                if not self.paths(root, q, pair):
+                    continue
+                try:
+                    grid = self.grid(root, q, pair)
+                    reference = reference or (q, grid)
+                    reason = files.disagreement(reference[1], grid, reference[0])
+                except DamagedFile as error:
+                    found.append(Fault(q, pair, error.path, error.reason))
+                    continue
+                if reason is not None:
+                    path = self.path(root, q, pair)
+                    found.append(Fault(q, pair, str(path), f"{reason}; {files.REMEDY}"))
+        return found
+
+    def paths(self, root: Path, modality: str, patch: str) -> tuple[Path, ...]:
+        """The files of a location, one or one per band; none where the table names none."""
+        named = _named(self.described, root).get(modality, {}).get(patch) or ()
+        base = base_folder(self.described, root)
+        return tuple(base / name for name in named)
+
+    def path(self, root: Path, modality: str, patch: str) -> Path:
+        """The first of them; `DamagedFile` where there is none."""
+        found = self.paths(root, modality, patch)
+        if not found:
+            raise DamagedFile(self.metadata_files[0], f"names no {modality} of {patch}; complete "
+                              "the table")  # fmt: skip
+        return found[0]
+
+    def folders(self, root: Path, modality: str) -> dict[str, Path]:
+        """patch -> its file, for all whose files are there; the table names all there are."""
+        named = _named(self.described, root)[modality]
+        base = base_folder(self.described, root)
+        return {pair: base / names[0] for pair, names in named.items()
+                if names and all((base / name).is_file() for name in names)}  # fmt: skip
+
+    def patch_folder(self, root: Path, modality: str, patch: str) -> Path:
+        """The patch's file, the first that is missing where there are several."""
+        found = self.paths(root, modality, patch)
+        return next((path for path in found if not path.is_file()), found[0])
+
+    def shape(self, root: Path, modality: str, patch: str) -> tuple[int, int]:
+        """(H, W) of the finest band."""
+        grid = self.grid(root, modality, patch)
+        return grid.height, grid.width
+
+    def grid(self, root: Path, modality: str, patch: str) -> files.Grid:
+        """The grid of the finest band; with its georeference within `files.located`."""
+        part = self.described.modalities[modality]
+        bands = 1 if part.apart else len(part.bands)
+        found = [files.header(path, bands, part.axes) for path in self.paths(root, modality, patch)]
+        return max((item.grid for item in found), key=lambda grid: grid.height)
+
+    def read(self, root: Path, modality: str, patch: str, band: str) -> np.ndarray:
+        """See `Archive.read`; gaps are NaN in floats and `nodata` in whole numbers."""
+        described = self.modality(modality)
+        place = described.bands.index(described.band(band))
+        return self.read_patch(root, modality, patch, described.bands[0].resolution)[place]
+
+    def read_patch(self, root: Path, modality: str, patch: str, resolution: int) -> np.ndarray:
+        """See `Archive.read_patch`; bands of coarser pixels are repeated on the finest grid."""
+        if modality == MASK.name:
+            return self._classes(root, patch)[0][None]
+        part, bands = self.described.modalities[modality], self.modality(modality).bands
+        paths = self.paths(root, modality, patch)
+        named: list[str | None] = [*part.bands] if part.apart else [None]
+        found = []
+        for path, band in zip(paths, named, strict=True):
+            pixels, header = files.read(path, part, band)
+            nodata = part.nodata if bands[0].nodata is None else bands[0].nodata
+            key = f"modalities.{modality}"
+            found.append(files.settled(pixels, header, key, bands[0].dtype, nodata))
+        height = max(pixels.shape[1] for pixels in found)
+        width = max(pixels.shape[2] for pixels in found)
+        return np.concatenate([_repeated(pixels, height, width) for pixels in found])
+
+    def mask(self, root: Path, pair: str) -> Mask:
+        """See `Archive.mask`; without a georeference of its own it has its images'."""
+        with files.located():
+            classes, header = self._classes(root, pair)
+            grid = header.grid
+            for q in self.modalities if grid.transform is None else ():
+                try:
+                    image = self.grid(root, q, pair) if self.paths(root, q, pair) else grid
+                except DamagedFile:
+                    continue  # told where the image is read
+                if image.transform is not None:
+                    grid = image.resized(grid.height, grid.width)
+                    break
+        if grid.transform is None:
+            return Mask(classes)
+        return Mask(classes, files.crs_text(grid.crs), tuple(grid.transform)[:6])
+
+    def _classes(self, root: Path, pair: str) -> tuple[np.ndarray, files.Header]:
+        part = self.described.mask
+        assert part is not None
+        return files.read_mask(self.path(root, MASK.name, pair), part)
+
+
+def verify(name: str, path: Path) -> tuple[list[tuple[str, int, str]], Path]:
+    """Rows (name, bytes, SHA-256) of the description, the table and all images, and the root.
+
+    The last row is `images`: their bytes, and the SHA-256 of the sorted names and sizes, so that
+    replaced files are noticed without reading them.
+
+    Raises:
+        UserError: the description or its table is wrong.
+    """
+    described = Folder.described_by(name, path).described
+    table = tables.table_path(described, path)
+    rows = [(file.name, file.stat().st_size, file_sha256(file)) for file in (path, table)]
+    base = base_folder(described, path)
+    total, content = 0, hashlib.sha256()
+    for text in sorted({name for names in _every(described, path) for name in names}):
+        size = (base / text).stat().st_size if (base / text).is_file() else 0
+        total += size
+        content.update(f"{text}\0{size}\n".encode())
+    return [*rows, ("images", total, content.hexdigest())], path
+
+
+def base_folder(described: Description, root: Path) -> Path:
+    """What the paths in the table are relative to."""
+    return root.parent / Path(described.root).expanduser()
+
+
+def _every(described: Description, root: Path) -> Iterator[tuple[str, ...]]:
+    for named in _named(described, root).values():
+        yield from filter(None, named.values())
+
+
+def _named(described: Description, root: Path) -> dict[str, dict[str, tables.Paths | None]]:
+    """modality (or mask) -> location -> its files as in the table; read once by each process."""
+    times = [path.stat().st_mtime_ns for path in (root, tables.table_path(described, root))]
+    return _read_named(root, tuple(times))
+
+
+@lru_cache(maxsize=4)
+def _read_named(root: Path, times: tuple[int, ...]) -> dict[str, dict[str, tables.Paths | None]]:
+    described = read_description(root)
+    table = tables.read_table(described, root)
+    parts = [*described.modalities, *([MASK.name] if described.task == "pixel" else [])]
+    pairs = table[described.id].tolist()
+    return {
+        q: dict(zip(pairs, tables.paths(described, table, q), strict=True)) for q in parts
+    }  # fmt: skip
+
+
+def _modality(described: Description, root: Path, name: str) -> Modality:
+    """Type, resolution and nodata by the first file that can be read."""
+    part = described.modalities[name]
+    base = base_folder(described, root)
+    named = filter(None, _named(described, root)[name].values())
+    faults: list[DamagedFile] = []
+    for texts in named:
+        try:
+            with files.located():
+                first = files.header(base / texts[0], len(part.bands), part.axes)
+                finest = [files.header(base / text, 1, part.axes) for text in texts[1:]]
+        except DamagedFile as error:
+            faults.append(error)
+            if len(faults) >= TRIES:
+                break
+            continue
+        grid = max([first.grid, *(item.grid for item in finest)], key=lambda grid: grid.height)
+        return Modality(name, _bands(part, first, grid, f"{root}: modalities.{name}"), part.shown)
+    if faults:
+        raise UserError(f"{faults[0]} (and no other file of {name} could be read)")
+    raise UserError(f"{root}: modalities.{name}: the table names no file of it, expected some")
+
+
+def _bands(part: Images, first: files.Header, grid: files.Grid, key: str) -> tuple[Band, ...]:
+    dtype = part.dtype or files.STORED.get(first.dtype, first.dtype)
+    nodata = first.nodata if part.nodata is None else part.nodata
+    if np.dtype(dtype).kind == "f":
+        nodata = None  # gaps are NaN when they are read
+    elif nodata is not None:
+        limits = np.iinfo(dtype)
+        if not (float(nodata).is_integer() and limits.min <= nodata <= limits.max):
+            if part.nodata is not None:
+                raise UserError(f"{key}.nodata: found {nodata:g}, expected a value of {dtype}")
+            nodata = None
+    return tuple(
+        Band(name, metres(grid), None, dtype, nodata=nodata, gaps=np.dtype(dtype).kind == "f")
+        for name in part.bands
+    )
+
+
+def metres(grid: files.Grid) -> int:
+    """A pixel's side, at least 1; `RESOLUTION` where the files do not say it."""
+    if grid.crs is None or grid.transform is None:
+        return RESOLUTION
+    if grid.crs.is_projected:
+        return max(1, round(grid.pixel * grid.crs.linear_units_factor[1]))
+    return max(1, round(grid.pixel * DEGREE))
+
+
+def _repeated(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(C, H, W) on a finer grid, each pixel as the one below it."""
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    rows = (np.arange(height) * 2 + 1) * pixels.shape[1] // (2 * height)
+    columns = (np.arange(width) * 2 + 1) * pixels.shape[2] // (2 * width)
+    return pixels[:, rows[:, None], columns[None, :]]

@@ -1,0 +1,238 @@
+"""The table of an archive of one's own: splits, groups, labels and the paths of the files."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from mmfl.errors import UserError
+from mmfl.params.description import Description
+from mmfl.params.description_parts import Images, Pixels, Words
+
+log = logging.getLogger(__name__)
+PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+Paths = tuple[str, ...]
+
+
+def table_path(described: Description, root: Path) -> Path:
+    """The table, relative to the description `root`."""
+    return root.parent / Path(described.table).expanduser()
+
+
+def read_table(described: Description, root: Path) -> pd.DataFrame:
+    """Every cell as text without blanks around it, "" where there is none.
+
+    Raises:
+        UserError: the table is not there or not readable, or lacks a column that is named.
+    """
+    path = table_path(described, root)
+    try:
+        table = _parquet(path) if path.suffix == ".parquet" else _csv(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found, expected the table that {root} names") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{path}: not readable ({text}), expected .csv or .parquet") from None
+    for column, key in needed(described):
+        if column not in table:
+            near = difflib.get_close_matches(column, list(table.columns), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            found = ", ".join(map(str, table.columns))
+            raise UserError(f"{root}: {key}: no column {column} in {path}, found {found}{hint}")
+    separator = described.labels.separator if described.labels else ";"
+    return table.map(lambda value: cell(value, separator))
+
+
+def needed(described: Description) -> list[tuple[str, str]]:
+    """The columns that a description names, each with its key."""
+    found = [(described.id, "id"), (described.split.column, "split")]
+    found += [(column, "groups") for column in described.groups]
+    if described.grouped is not None:
+        found.append((described.grouped, "region"))
+    parts: dict[str, Images | Pixels] = {
+        f"modalities.{q}.path": part for q, part in described.modalities.items()
+    }
+    if described.task == "pixel" and described.mask:
+        parts["mask.path"] = described.mask
+    for key, part in parts.items():
+        for path in _templates(part, key.split(".")[-2]):
+            names = PLACEHOLDER.findall(path) if "{" in path else [path]
+            found += [(name, key) for name in names if name not in ("id", "band")]
+    if described.task == "multilabel" and described.labels:
+        columns = list(described.labels.columns) or [described.labels.column]
+        found += [(column, "labels") for column in columns]
+    return list(dict.fromkeys(found))
+
+
+def paths(described: Description, table: pd.DataFrame, name: str) -> list[Paths | None]:
+    """For each row the files of a modality or of the `mask`; None where a cell is empty.
+
+    One file, or one per band where each has its own.
+    """
+    part: Images | Pixels | None = described.modalities.get(name, described.mask)
+    assert part is not None
+    if isinstance(part, Images) and part.apart:
+        several = [template.replace("{band}", band)
+                   for band, template in zip(part.bands, _by_band(part), strict=True)]  # fmt: skip
+    else:
+        several = _templates(part, name)
+    columns = [_filled(described, table, template) for template in several]
+    return [None if "" in row else row for row in zip(*columns, strict=True)]
+
+
+def metadata(described: Description, table: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """As `Archive.metadata`; a location's name is the same in every modality.
+
+    Raises:
+        UserError: a cell of the table is wrong; the first is named, and how many there are.
+    """
+    wrong = faults(described, table)
+    path = table_path(described, root)
+    if wrong:
+        more = f" ({len(wrong) - 1:,} more like it; mmfl check {root})" if len(wrong) > 1 else ""
+        raise UserError(f"{path}: {wrong[0]}{more}")
+    split = splits(described, table)
+    chosen = split.notna()
+    if not chosen.all():
+        log.warning("%s: %d rows are in no split and left out", path, (~chosen).sum())
+    table, split = table[chosen].reset_index(drop=True), split[chosen].reset_index(drop=True)
+    if "validation" not in set(split):
+        log.warning("%s: no location for validation, so rounds cannot be compared by it", path)
+    rows = pd.DataFrame({"pair": table[described.id].astype(object)})
+    for q in described.modalities:
+        there = pd.Series([files is not None for files in paths(described, table, q)], dtype=bool)
+        rows[q] = rows["pair"].where(there, None)
+    rows["split"] = split
+    for column in described.groups:
+        rows[column] = _group(table[column])
+    grouped = described.grouped
+    rows["region"] = "all" if grouped is None else table[grouped]
+    rows["labels"] = pd.Series([None] * len(rows), dtype=object)
+    if described.task == "multilabel" and described.labels:
+        rows["labels"] = pd.Series(labels(described.labels, table), dtype=object)
+    return rows.sort_values("pair", kind="stable", ignore_index=True)
+
+
+def faults(described: Description, table: pd.DataFrame) -> list[str]:
+    """What is wrong in the cells, a line per row; duplicate names are found elsewhere."""
+    found = []
+    column, split = described.split.column, splits(described, table)
+    for row, name in enumerate(table[described.id]):
+        if not name:
+            found.append(f"row {row + 1}: nothing in column {described.id}, expected a name")
+    if not described.split.selects:
+        for name, value in zip(table[described.id][split.isna()], table[column][split.isna()],
+                               strict=True):  # fmt: skip
+            said = repr(value) if value else "nothing"
+            found.append(f"{name}: found {said} in column {column}, expected train, validation or "
+                         "test; or say what it means with split")  # fmt: skip
+    used = table[split.notna()]
+    groups = [*described.groups, *filter(None, [described.grouped])]
+    for group in dict.fromkeys(groups):
+        for name in used[described.id][used[group] == ""]:
+            found.append(f"{name}: nothing in column {group}, expected a group")
+    if described.task == "multilabel" and described.labels:
+        found += _strange_labels(described.labels, described.id, used)
+    return found
+
+
+def splits(described: Description, table: pd.DataFrame) -> pd.Series:
+    """The split of each row, None where it is in none."""
+    return table[described.split.column].map(described.split.of).astype(object)
+
+
+def labels(words: Words, table: pd.DataFrame) -> list[np.ndarray]:
+    """Sorted class indices of each row, int8."""
+    index = {name: number for number, name in enumerate(words.names)}
+    known = words.classes or words.columns
+    return [np.array(sorted({index[known[word]] for word in has if word in known}), np.int8)
+            for has in _words(words, table)]  # fmt: skip
+
+
+def _words(words: Words, table: pd.DataFrame) -> list[list[str]]:
+    """The codes that each row has."""
+    if words.columns:
+        return [[column for column in words.columns if row[column] in ("1", "True", "true")]
+                for row in table[list(words.columns)].to_dict("records")]  # fmt: skip
+    return [[word.strip() for word in text.split(words.separator) if word.strip()]
+            for text in table[words.column]]  # fmt: skip
+
+
+def _strange_labels(words: Words, key: str, table: pd.DataFrame) -> list[str]:
+    found = []
+    if words.columns:
+        for column in words.columns:
+            wrong = ~table[column].isin(["0", "1", "True", "False", "true", "false"])
+            for name, value in zip(table[key][wrong], table[column][wrong], strict=True):
+                found.append(f"{name}: found {value!r} in column {column}, expected 0 or 1")
+        return found
+    for name, has in zip(table[key], _words(words, table), strict=True):
+        for word in has:
+            if word not in words.classes:
+                near = difflib.get_close_matches(word, words.classes, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(words.classes)}"
+                found.append(f"{name}: found the label {word!r}, expected a class; {hint}")
+    return found
+
+
+def _group(values: pd.Series) -> pd.Series:
+    """Text, but months as numbers, by which they are chosen."""
+    if values.name == "month" and len(values) and values.str.fullmatch(r"\d+").all():
+        return values.astype("int64")
+    return values.astype(object)
+
+
+def _templates(part: Images | Pixels, name: str) -> list[str]:
+    return list(part.path.values()) if isinstance(part.path, dict) else [part.path or name]
+
+
+def _by_band(part: Images) -> list[str]:
+    if isinstance(part.path, dict):
+        return [part.path[band] for band in part.bands]
+    return [part.path] * len(part.bands)
+
+
+def _filled(described: Description, table: pd.DataFrame, template: str) -> list[str]:
+    """A column's cells, or the template with each row's values in place; "" where one is empty."""
+    if "{" not in template:
+        return table[template].tolist()
+    pieces = PLACEHOLDER.split(template)
+    names = [described.id if name == "id" else name for name in pieces[1::2]]
+    found = []
+    for values in table[names].itertuples(index=False) if names else [()] * len(table):
+        text = pieces[0] + "".join(v + p for v, p in zip(values, pieces[2::2], strict=True))
+        found.append("" if "" in values else text)
+    return found
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    """Separated by what is most frequent in the first line: comma, semicolon or tab."""
+    with path.open(encoding="utf-8-sig") as handle:
+        first = handle.readline()
+    separator = max(",;\t", key=first.count)
+    table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    return table.rename(columns=str.strip)
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path)
+
+
+def cell(value: Any, separator: str) -> str:
+    """A cell as text: whole numbers without a point, lists joined, "" for what is not there."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, list | tuple | np.ndarray):
+        return separator.join(cell(item, separator) for item in value)
+    if value is None or value is pd.NA or value is pd.NaT or value != value:
+        return ""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
