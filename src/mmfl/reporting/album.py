@@ -22,7 +22,8 @@ def confusion(confusions: NDArray[np.int64] | None, names: list[str]) -> pd.Data
 
 def class_pixels(confusion: pd.DataFrame) -> dict[str, int]:
     """Test pixels of each class; empty without a matrix."""
-    return confusion.groupby("true", sort=False)["pixels"].sum().round().astype(int).to_dict()
+    counts = confusion.groupby("true", sort=False)["pixels"].sum()
+    return {str(name): round(count) for name, count in counts.items()}
 
 
 def write_figures(

@@ -13,17 +13,20 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from mmfl.params.tasks import IGNORED
-from mmfl.reporting.style import INK, MUTED, style
+from mmfl.reporting.style import INK, MUTED, short, style
 from mmfl.reporting.texts import modality_names
 
 Images = dict[str, NDArray[np.floating] | None]
 """Modality -> (C, H, W), C of 1 to 3, NaN in gaps, or None where the archive holds none."""
 
 SIDE = 256  # pixels of a picture; larger tiles are shown reduced
+INCHES = 1.9  # width of a tile's picture
+NO_CLASS = "ignored, no class"
 STRIPES, GAP = 0.66, 0.93  # greys of ignored pixels and of gaps
 
 
@@ -129,10 +132,12 @@ def png_tiles(
     shown = np.unique(np.concatenate([np.append(t.mask, t.predicted) for t in tiles]))
     named = [i for i in shown.tolist() if i != IGNORED]
     with style():
-        across = columns
-        below = 0.25 * -(-(len(named) + 1) // across) + 0.1
-        figure = _figure(1.9 * columns, 2.04 * len(tiles) + 0.2 + below)
-        axes = figure.subplots(len(tiles), columns, squeeze=False)
+        longest = max([len(NO_CLASS), *(len(short(classes[i])) for i in named)])
+        across = max(1, int(INCHES * columns / (0.07 * longest + 0.55)))  # of the legend
+        below = 0.18 * -(-(len(named) + 1) // across) + 0.1
+        heights = [INCHES * min(2, t.mask.shape[0] / t.mask.shape[1]) + 0.14 for t in tiles]
+        figure = _figure(INCHES * columns, sum(heights) + 0.2 + below)
+        axes = figure.subplots(len(tiles), columns, squeeze=False, height_ratios=heights)
         for ax in axes.ravel():
             ax.axis("off")
         for place, (row, tile) in enumerate(zip(axes, tiles, strict=True)):
@@ -143,11 +148,9 @@ def png_tiles(
                 ax.imshow(coloured(values, palette), interpolation="nearest")
                 if not place:
                     ax.set_title(name, fontsize=8.5)
-        handles = [Patch(color=palette[i], label=classes[i]) for i in named]
+        handles = [Patch(color=palette[i], label=short(classes[i])) for i in named]
         if IGNORED in shown:
-            handles.append(
-                Patch(facecolor="white", edgecolor=MUTED, hatch="////", label="ignored, no class")
-            )
+            handles.append(Patch(facecolor="white", edgecolor=MUTED, hatch="////", label=NO_CLASS))
         figure.legend(handles=handles, loc="outside lower center", ncols=across, fontsize=7.5)
         return _encoded(figure)
 
@@ -220,7 +223,7 @@ def _pictures(row, images: Images, pair: str, *, headed: bool) -> None:
             ax.imshow(image, interpolation="nearest")
         if headed:
             ax.set_title(modality_names(name), fontsize=8.5, color=INK)
-    limit = 34 * len(images)
+    limit = 34 * (len(row) - 1)
     text = pair if len(pair) <= limit else f"… {pair[-limit:]}"
     _beside(row[0], -0.03, text, fontsize=6.2, color=MUTED)
 
@@ -250,11 +253,8 @@ def _band_names(bands: Sequence[str]) -> str:
 
 def _figure(width: float, height: float) -> Figure:
     """A figure with room for a line below each row."""
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(h_pad=0.09)
-    return figure
+    engine = ConstrainedLayoutEngine(h_pad=0.09)
+    return Figure(figsize=(width, height), dpi=130, layout=engine)
 
 
 def _encoded(figure: Figure) -> str:
