@@ -10,11 +10,18 @@ from pathlib import Path
 from mmfl.archives.base import Archive, Band, Fault, Mask, Modality
 from mmfl.archives.bigearthnet_v1 import BigEarthNetV1
 from mmfl.archives.bigearthnet_v2 import BigEarthNetV2
+from mmfl.archives.dynamicworld import DynamicWorld
 from mmfl.errors import UserError
 
 ARCHIVES: dict[str, Archive] = {
     archive.name: archive
-    for archive in (BigEarthNetV1(), BigEarthNetV2(), BigEarthNetV2(name="simulated"))
+    for archive in (
+        BigEarthNetV1(),
+        BigEarthNetV2(),
+        DynamicWorld(),
+        BigEarthNetV2(name="simulated", licence="CC0-1.0"),
+        DynamicWorld(name="simulated-tiles", licence="CC0-1.0", complete=True),
+    )
 }
 
 
