@@ -215,7 +215,8 @@ def _every(described: Description, root: Path) -> Iterator[tuple[str, ...]]:
 
 def _named(described: Description, root: Path) -> dict[str, dict[str, tables.Paths | None]]:
     """modality (or mask) -> location -> its files as in the table; read once by each process."""
-    times = [path.stat().st_mtime_ns for path in (root, tables.table_path(described, root))]
+    paths = (root, tables.table_path(described, root))
+    times = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
     return _read_named(root, tuple(times))
 
 

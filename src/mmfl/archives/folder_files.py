@@ -45,7 +45,7 @@ class Grid:
         """(4, 2) in the CRS, clockwise from the first pixel's; needs a transform."""
         assert self.transform is not None
         ends = ((0, 0), (self.width, 0), (self.width, self.height), (0, self.height))
-        return np.array([self.transform @ end for end in ends])
+        return np.array([self.transform * end for end in ends])
 
     @property
     def pixel(self) -> float:
