@@ -10,6 +10,7 @@ from report_fixture import CLASSES, COVERS, TILES, write_partition, write_runs
 
 from mmfl.errors import UserError
 from mmfl.evaluation.bootstrap import mean_iou
+from mmfl.params import load
 from mmfl.params.tasks import TASKS
 from mmfl.patches.faults import COLUMNS
 from mmfl.reporting import layout
@@ -325,3 +326,28 @@ def test_the_page_of_tiles(tiles, tmp_path):
     page.feed(text)
     assert page.found == ["a href=simulated.html"]
     assert "pixel-based classification" in report.headline(tiles["out"])
+
+
+def test_pages_of_one_parameter_file_link_to_one_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(
+        "archives: {simulated: {}, simulated-tiles: {partition: {countries: null}}}\n"
+        "partition: {scenario: random, assignment: duplicate}\n"
+        "train: {methods: [mf], seeds: [1, 2]}\nreport: {gallery: 0}\n"
+    )
+    for task, archive in (("multilabel", "simulated"), ("pixel", "simulated-tiles")):
+        write_runs(Path(), (1, 2), task)
+        write_partition(Path(), task)
+        for kind in ("runs", "scores", "measured", "data/clients"):
+            for path in Path(kind, archive).iterdir():
+                path.rename(str(path).replace("country-", "random-"))
+        labels = Path("data/patches", archive, "labels")
+        labels.mkdir(parents=True)
+        (labels / "skipped.csv").write_text(",".join(COLUMNS) + "\n")
+        params = load(Path("params.yaml")).of(archive)
+        report.run(params, archive)
+        report.run_page(params, archive, Path("params.yaml"))
+    for archive, other in (("simulated", "simulated-tiles"), ("simulated-tiles", "simulated")):
+        page = Outside()
+        page.feed(Path(f"page/{archive}.html").read_text())
+        assert page.found == [f"a href={other}.html"]
