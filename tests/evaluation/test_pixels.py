@@ -313,18 +313,39 @@ def test_a_prior_predicts_its_most_frequent_class_everywhere(archive):
 def test_what_no_expert_sees_leaves_a_row_empty(archive):
     """Tile 2 has no s1: an expert of s1 alone has no row over it, and no map."""
     bench, lonely = bench_of(archive), (expert(1, ("s1",)),)
-    test, none = np.array([0, 2]), np.empty(0, np.int64)
+    test, none = np.array([2, 0]), np.empty(0, np.int64)
     rows, answers = union_rows(bench, [lonely], "modality", test, none, [], detailed=True)
     assert values(rows, kind="subset", modalities="s1")
     assert not values(rows, kind="subset", modalities="s2") and not values(rows, kind="incomplete")
-    assert bench.seen(answers[0]).tolist() == [True, False]
+    assert bench.seen(answers[0]).tolist() == [False, True]
     maps = {row: (classes, counts) for row, classes, counts in bench.class_maps([lonely], test)}
-    assert (maps[1][0] == IGNORED).all() and not maps[1][1].any()
-    assert maps[0][1].sum() == (archive[0][0] != IGNORED).sum()
+    assert (maps[0][0] == IGNORED).all() and not maps[0][1].any()
+    assert maps[1][1].sum() == (archive[0][0] != IGNORED).sum()
+    np.testing.assert_array_equal(maps[1][1], answers[0][1])
     both = validation_score(bench, [lonely], test)
-    assert both == validation_score(bench, [lonely], test[:1])
-    assert validation_score(bench, [lonely], test[1:]) is None
+    assert both == validation_score(bench, [lonely], test[1:])
+    assert validation_score(bench, [lonely], test[:1]) is None
     assert validation_score(bench, [lonely], none) is None
+
+
+@pytest.mark.parametrize(("room", "most"), [(1, 2), (2**25, len(SHAPES))])
+def test_few_tiles_are_in_memory_at_a_time(archive, room, most):
+    """Masks of tiles whose images are still to be read: one chunk, and the next one's first."""
+    bench, waiting, found = bench_of(archive, SinglePixels(), room=room), set(), []
+
+    def mask(location):
+        waiting.add(location)
+        found.append(len(waiting))
+        return archive[0][location]
+
+    def tile(q, location):
+        waiting.discard(location)
+        return archive[1][location][q]
+
+    bench.mask, bench.tile = mask, tile
+    test = np.arange(len(SHAPES))
+    bench.ask(NOTHING_LEARNED, test, [{q: np.full(len(test), True) for q in BANDS}])
+    assert max(found) == most
 
 
 def test_rows_of_clients(archive):
