@@ -10,8 +10,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+
+from .stac_site import Site as StacSite
+from .stac_site import serving
 
 BODY = hashlib.shake_256(b"mmfl").digest(3_000_000)
 
@@ -127,3 +131,12 @@ def site() -> Iterator[Site]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def stac(tmp_path: Path) -> Iterator[StacSite]:
+    """A STAC API and its files on the own machine."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    with serving(folder) as served:
+        yield served

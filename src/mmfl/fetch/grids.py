@@ -52,11 +52,13 @@ def aligned(source: DatasetReader, tile: Tile) -> bool:
     """Whether the raster's pixels are pixels of the tile's grid."""
     if source.crs != CRS.from_user_input(tile.crs):
         return False
-    step = ~source.transform * tile.transform  # the tile's pixels in those of the raster
-    linear = np.array([step.a - 1, step.b, step.d, step.e - 1])
-    shift = np.array([step.c, step.f])
+    here, there = source.transform, tile.transform
+    if any((here.b, here.d, there.b, there.d)):
+        return False
     size = max(tile.height, tile.width)
-    return bool((abs(linear) * size < SAME).all() and (abs(shift - np.rint(shift)) < SAME).all())
+    steps = np.array([there.a / here.a, there.e / here.e])
+    shift = np.array([(there.c - here.c) / here.a, (there.f - here.f) / here.e])
+    return bool((abs(steps - 1) * size < SAME).all() and (abs(shift - np.rint(shift)) < SAME).all())
 
 
 def onto_grid(
@@ -64,8 +66,9 @@ def onto_grid(
 ) -> np.ndarray[Any, Any]:
     """The first band on the tile's grid: (height, width), the raster's type, `empty` in gaps.
 
-    Pixels that are on the grid already stay as they are; others are interpolated bilinearly, and
-    pixels without data take no part in that. `missing` marks those if the raster does not say.
+    Pixels that are on the grid already stay as they are; others are interpolated between the four
+    nearest, of which those without data take no part. `missing` marks these if the raster does
+    not say.
     """
     with WarpedVRT(
         source,
@@ -77,5 +80,7 @@ def onto_grid(
         nodata=empty,
         resampling=Resampling.nearest if aligned(source, tile) else Resampling.bilinear,
         tolerance=EXACT,
+        XSCALE=1,  # or GDAL widens the kernel where the grids are turned to each other
+        YSCALE=1,
     ) as warped:
         return warped.read(1)
