@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mmfl.models.resnet import Backbone, Norm
 
 WIDEST = 256
-"""Most channels of a map of the decoder."""
+"""Most channels of the decoder's first map; half as many of every next one."""
 
 
 def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -44,8 +44,8 @@ class Decoder(nn.Module):
         *skips, inputs = scales.values()
         self.positions = tuple(scales)
         blocks = []
-        for skip in reversed(skips):
-            outputs = min(skip, WIDEST)
+        for number, skip in enumerate(reversed(skips)):
+            outputs = min(skip, WIDEST >> number)
             blocks.append(
                 nn.Sequential(
                     nn.Conv2d(inputs + skip, outputs, 3, 1, 1, bias=False),
