@@ -1,7 +1,8 @@
 """Prototypes: features are drawn to the other modalities' class means; no pair is needed.
 
 Missing-modality learning by cross-modal prototypes (MFCPL, 2401.13898), for multi-label data as
-docs/method.md, section 4, writes it. Class means leave a client: this is no privacy guarantee.
+docs/method.md, section 4, writes it; for pixels a sample's classes are those that it shows. Class
+means leave a client: this is no privacy guarantee.
 """
 
 from __future__ import annotations
