@@ -189,14 +189,14 @@ def test_pixels_depend_on_seed_and_index_only():
 
 
 def test_cover_map_is_smooth():
-    cover = pixels.cover_map(stream(0, PIXELS, 1), 4)
+    cover = pixels.cover_map(stream(0, PIXELS, 1), 4, 120)
     assert cover.shape == (120, 120) and set(np.unique(cover)) <= set(range(4))
     assert (cover[:, 1:] != cover[:, :-1]).mean() < 0.05
 
 
 def test_smooth_fields_have_unit_variance():
     rng = stream(0, PIXELS, 2)
-    assert np.mean([pixels.smooth(rng) ** 2 for _ in range(500)]) == pytest.approx(1, abs=0.1)
+    assert np.mean([pixels.smooth(rng, 120) ** 2 for _ in range(500)]) == pytest.approx(1, abs=0.1)
 
 
 def test_labels_are_the_classes_that_cover_enough():
@@ -205,7 +205,7 @@ def test_labels_are_the_classes_that_cover_enough():
         _, labels = pixels.draw(location, 0)
         rng = stream(0, PIXELS, location.index)
         classes = pixels._classes(rng, "Austria")
-        cover = pixels.cover_map(rng, len(classes))
+        cover = pixels.cover_map(rng, len(classes), 120)
         expected = [c for i, c in enumerate(classes) if (cover == i).mean() >= 0.03]
         assert labels == sorted(expected)
         assert all(facts.CLASS_SHARES["Austria"][c] > 0 for c in labels)

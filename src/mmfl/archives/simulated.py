@@ -9,11 +9,7 @@ Sentinel-1), and a column `has_s2` says whether a location has Sentinel-2 files.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -21,12 +17,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 import zstandard
 
 from mmfl import files
 from mmfl.archives.bigearthnet_v2 import CLASSES, EXCLUDED, METADATA, MODALITIES, BigEarthNetV2
-from mmfl.archives.simulation.files import BLOCK, geotiff, member
+from mmfl.archives.simulation.files import BLOCK, geotiff, in_order, member, write_manifest
 from mmfl.archives.simulation.locations import Location, draw_locations
 from mmfl.archives.simulation.pixels import draw
 
@@ -65,7 +60,7 @@ def generate(
     labels = _write_images(out, clean + excluded, seed, workers)
     _write_table(out / METADATA, clean, labels[: len(clean)])
     _write_table(out / EXCLUDED, excluded, labels[len(clean) :])
-    return _write_manifest(out)
+    return write_manifest(out, "simulated", (METADATA, EXCLUDED, TARS["s2"], TARS["s1"]))
 
 
 def _write_images(
@@ -82,7 +77,8 @@ def _write_images(
             compressor = zstandard.ZstdCompressor(level=1)
             streams[modality] = stack.enter_context(compressor.stream_writer(handle, closefd=False))
         end: Chunk = ({modality: bytes(2 * BLOCK) for modality in TARS}, [])
-        for blocks, found in chain(_chunks(locations, seed, workers), [end]):
+        parts = [locations[i : i + CHUNK] for i in range(0, len(locations), CHUNK)]
+        for blocks, found in chain(in_order(partial(draw_chunk, seed=seed), parts, workers), [end]):
             labels += found
             for modality, data in blocks.items():
                 digests[modality].update(data)
@@ -90,21 +86,6 @@ def _write_images(
     values = {modality: value.hexdigest() for modality, value in digests.items()}
     files.write_json(out / "pixels.json", values)
     return labels
-
-
-def _chunks(locations: list[Location], seed: int, workers: int | None) -> Iterator[Chunk]:
-    """The locations' tar blocks and labels, in order."""
-    parts = [locations[i : i + CHUNK] for i in range(0, len(locations), CHUNK)]
-    workers = min(workers or os.cpu_count() or 1, len(parts))
-    work = partial(draw_chunk, seed=seed)
-    if workers == 1:
-        yield from map(work, parts)
-        return
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        window = 4 * workers  # parts that may wait for the writer
-        for i in range(0, len(parts), window):
-            yield from pool.map(work, parts[i : i + window])
 
 
 def draw_chunk(locations: list[Location], seed: int) -> Chunk:
@@ -148,23 +129,3 @@ def _write_table(path: Path, locations: list[Location], labels: list[list[int]])
     )
     with files.atomic(path) as temporary:
         pq.write_table(table, temporary)
-
-
-def _write_manifest(out: Path) -> Path:
-    """The manifest: as a published archive's, with file:// urls."""
-    listed = []
-    for name in (METADATA, EXCLUDED, TARS["s2"], TARS["s1"]):
-        path = out / name
-        listed.append(
-            {
-                "name": name,
-                "url": path.as_uri(),
-                "bytes": path.stat().st_size,
-                "checksum": f"sha256:{files.file_sha256(path)}",
-                "unpack": name.endswith(".tar.zst"),
-            }
-        )
-    manifest = {"archive": "simulated", "licence": "CC0-1.0", "files": listed}
-    path = out / "manifest.yaml"
-    files.write_text(path, yaml.safe_dump(manifest, sort_keys=False))
-    return path

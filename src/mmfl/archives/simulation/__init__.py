@@ -1,5 +1,6 @@
-"""The model from which the archive `simulated` is drawn (docs/simulated.md).
+"""The model from which the simulated archives are drawn (docs/simulated.md).
 
 `facts` holds the numbers, `locations` draws who lies where and when, `pixels` draws the images,
-`files` writes them as GeoTIFF in tar.zst. Nothing here is tuned to favour a method.
+`files` writes them as GeoTIFF in tar.zst. `tile_facts` and `tiles` do the same for
+`simulated-tiles`, whose labels are the land-cover maps. Nothing here is tuned to favour a method.
 """

@@ -28,6 +28,7 @@ ENDMEMBERS = {
     "cloud": (0.45, 0.46, 0.45, 0.46, 0.47, 0.50, 0.51, 0.52, 0.53, 0.50, 0.42, 0.33),
 }
 
+Composition = tuple[tuple[dict[str, float], dict[str, float]], ...]
 _ARABLE = ({"crop": 0.45, "soil": 0.25, "dry": 0.3}, {"soil": 0.7, "grass": 0.2, "dry": 0.1})
 _LEAVES = ({"broadleaf": 1.0}, {"dry": 0.6, "soil": 0.2, "broadleaf": 0.2})
 _HEATH = (
@@ -35,7 +36,7 @@ _HEATH = (
     {"dry": 0.45, "conifer": 0.2, "peat": 0.35},
 )
 # Class index -> composition at full greenness and in winter. Same object: same spectrum.
-COMPOSITION = (
+COMPOSITION: Composition = (
     (  # 0 Urban fabric
         {"paved": 0.5, "grass": 0.3, "broadleaf": 0.2},
         {"paved": 0.5, "dry": 0.2, "grass": 0.2, "soil": 0.1},
@@ -186,11 +187,11 @@ TILES = {
 TILE_SPLITS = ("train", "train", "validation", "test")
 
 
-def spectra(season: str) -> np.ndarray:
-    """Reflectance per class and band in a season: (19, 12), linear mixtures of end members."""
+def spectra(season: str, composition: Composition = COMPOSITION) -> np.ndarray:
+    """Reflectance per class and band in a season: (P, 12), linear mixtures of end members."""
     green = GREENNESS[season]
-    result = np.zeros((len(COMPOSITION), 12))
-    for index, (summer, winter) in enumerate(COMPOSITION):
+    result = np.zeros((len(composition), 12))
+    for index, (summer, winter) in enumerate(composition):
         for weight, mixture in ((green, summer), (1 - green, winter)):
             for name, share in mixture.items():
                 result[index] += weight * share * np.array(ENDMEMBERS[name])

@@ -18,7 +18,8 @@ from mmfl.errors import UserError
 CELLS = 83  # patches along a side of the tile's own 100 km square
 SEASON_START = {"JJA": (2017, 6), "SON": (2017, 9), "DJF": (2017, 12), "MAM": (2018, 3)}
 SEASONS = ("DJF", "MAM", "JJA", "SON")
-LOCATIONS, COUNTRIES, PIXELS, EXCLUDED = range(4)  # purposes that key the random streams
+# purposes that key the random streams
+LOCATIONS, COUNTRIES, PIXELS, EXCLUDED, TILES, REGIONS, TILE_PIXELS = range(7)
 
 
 def stream(seed: int, purpose: int, index: int) -> np.random.Generator:
@@ -91,8 +92,8 @@ def draw_locations(
     extra = max(2, round(pairs / 50))
     for country, count, more in zip(
         countries,
-        _apportion(pairs, roots, least=10),
-        _apportion(extra, np.ones(len(countries))),
+        apportion(pairs, roots, least=10),
+        apportion(extra, np.ones(len(countries))),
         strict=True,
     ):
         inside, outside = _of_country(country, count, more, seed, unpaired)
@@ -119,7 +120,7 @@ def _check(pairs: int, countries: list[str]) -> None:
         raise UserError(f"simulate.pairs: {pairs}, expected at most 10000 (tiles hold no more)")
 
 
-def _apportion(total: int, weights: np.ndarray, least: int = 0) -> list[int]:
+def apportion(total: int, weights: np.ndarray, least: int = 0) -> list[int]:
     """Whole numbers in proportion to `weights` that sum to `total` (largest remainder)."""
     free = total - least * len(weights)
     exact = free * np.asarray(weights) / np.sum(weights)
@@ -139,7 +140,7 @@ def _of_country(
     shares = [facts.SPLIT_SHARES[split] / splits.count(split) for split in splits]
     clean: list[Location] = []
     excluded: list[Location] = []
-    per_tile = _apportion(count, np.array(shares), least=1)
+    per_tile = apportion(count, np.array(shares), least=1)
     for place, (tile, n) in enumerate(zip(facts.TILES[country], per_tile, strict=True)):
         products = {season: _product(rng, tile, season) for season in SEASONS}
         m = more if place == 0 else 0
