@@ -13,6 +13,7 @@ from mmfl.federation.local_update import fresh_features
 from mmfl.federation.loop import federate
 from mmfl.federation.setup import build_network, tensor_infos
 from mmfl.federation.task import classification_loss, schedule
+from mmfl.patches.augment import Turned
 from mmfl.strategies import STRATEGIES
 from mmfl.strategies.base import Client
 
@@ -33,7 +34,7 @@ def plain_fedavg(fed, initial):
             optimiser = torch.optim.SGD(net.parameters(), lr=fed.params.train.learning_rate)
             for epoch, _, chosen in schedule(client, fed.params, 1, index, None):
                 x = fed.task.normaliser.client(
-                    q, fed.task.data.batch(q, chosen, (1, epoch)), client.id
+                    q, fed.task.data.batch(q, chosen, Turned(1, epoch)), client.id
                 )
                 y = torch.from_numpy(fed.task.data.labels[chosen]).float()
                 optimiser.zero_grad()
@@ -72,7 +73,7 @@ def test_running_statistics_under_each_policy(store, tmp_path):
         optimiser = torch.optim.SGD(net.parameters(), lr=fed.params.train.learning_rate)
         for epoch, _, chosen in schedule(client, fed.params, 1, index, None):
             x = fed.task.normaliser.client(
-                "s1", fed.task.data.batch("s1", chosen, (1, epoch)), client.id
+                "s1", fed.task.data.batch("s1", chosen, Turned(1, epoch)), client.id
             )
             loss = F.binary_cross_entropy_with_logits(
                 net({"s1": x}), torch.from_numpy(fed.task.data.labels[chosen]).float()

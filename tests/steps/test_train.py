@@ -148,7 +148,7 @@ def test_what_a_run_writes(project):
     rows = pd.read_csv(folder / "rounds.csv")
     clients = rows[rows["client"] != "server"]
     assert clients.groupby("round").size().tolist() == [4, 4, 4]
-    assert rows[rows["client"] == "server"]["val_map"].between(0, 1).all()
+    assert rows[rows["client"] == "server"]["val_score"].between(0, 1).all()
     described = json.loads((folder / "run.json").read_text())
     assert described["bytes_up"] == clients["bytes_up"].sum() > 0
     assert described["rounds"] == 3

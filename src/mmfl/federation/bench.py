@@ -9,6 +9,7 @@ from torch import Tensor
 from mmfl.evaluation.labels import LabelBench
 from mmfl.evaluation.pixels import PixelBench
 from mmfl.federation.data import Data, Normaliser
+from mmfl.federation.tiles import TileData
 from mmfl.models.network import Network
 from mmfl.params import Params
 
@@ -25,11 +26,13 @@ def build_bench(
     def inputs(q: str, locations: np.ndarray) -> Tensor:
         return normaliser.locations(q, data.batch(q, locations).to(device), locations)
 
-    def tile(q: str, location: int) -> Tensor:
-        x = data.tile(q, location)[None].to(device)
-        return torch.nan_to_num(normaliser.locations(q, x, np.array([location]))[0], nan=0.0)
+    if isinstance(data, TileData):
+        tiles = data
 
-    if getattr(data, "task", "multilabel") == "pixel":
+        def tile(q: str, location: int) -> Tensor:
+            x = tiles.tile(q, location)[None].to(device)
+            return normaliser.locations(q, x, np.array([location]))[0]
+
         return PixelBench(
             *places, data.present, data.classes, tile, data.mask,
             params.train.size, params.evaluate.overlap, params.evaluate.batch,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from mmfl.errors import UserError
 from mmfl.params import stored
-from mmfl.patches.augment import augment
-from mmfl.patches.labels import read_labels
+from mmfl.patches.augment import Turned
+from mmfl.patches.labels import read_classes, read_labels
 from mmfl.patches.normalisation import moments, pool
 from mmfl.patches.reader import Images, Patches
 from mmfl.strategies.base import Client
@@ -25,36 +26,35 @@ class Data:
     """The locations of a partition with their labels and images.
 
     A location is a row of the label table. `labels` is (L, P) uint8, `present[q]` (L,) bool says
-    whether the archive holds modality q there.
+    whether the archive holds modality q there. What a client trains on are samples, numbered; here
+    a sample is a location, in `TileData` (federation/tiles.py) it is a window of one.
     """
+
+    task = "multilabel"
 
     def __init__(
         self, patches: Path, manifest: pd.DataFrame, bands: dict[str, list[str]], size: int
     ) -> None:
-        table, self.classes = read_labels(patches / "labels")
-        table = table[table["pair"].isin(set(manifest["pair"]))].reset_index(drop=True)
-        self.pairs = table["pair"].to_numpy()
-        self.labels = np.zeros((len(table), len(self.classes)), np.uint8)
-        for row, indices in enumerate(table["labels"]):
+        self.table, self.classes = read_labels(patches / "labels")
+        held = self.table["pair"].isin(set(manifest["pair"]))
+        self.table = self.table[held].reset_index(drop=True)
+        self.colours: list[str] | None = read_classes(patches / "labels")["colours"]
+        self.pairs = self.table["pair"].to_numpy()
+        self.labels = np.zeros((len(self.table), len(self.classes)), np.uint8)
+        for row, indices in enumerate(self.table["labels"]):
             self.labels[row, indices] = 1
-        self._place = pd.Series(np.arange(len(table)), index=self.pairs)
+        self._place = pd.Series(np.arange(len(self.table)), index=self.pairs)
+        self.size = size
         self.bands = {q: tuple(names) for q, names in sorted(bands.items())}
-        self.images: dict[str, Images] = {}
         self._row: dict[str, np.ndarray] = {}
         self.present: dict[str, np.ndarray] = {}
-        self.archive_statistics: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for q, names in self.bands.items():
-            store = Patches(patches / stored(q))
-            held = np.isin(self.pairs, store.pairs)
-            self._row[q] = np.full(len(table), -1, np.int64)
-            self._row[q][held] = store.rows(self.pairs[held])
-            self.present[q] = held
-            self.images[q] = Images(store, list(names), size)
-            published = {band["name"]: band for band in store.bands}
-            self.archive_statistics[q] = (
-                np.array([published[name]["mean"] for name in names], np.float64),
-                np.array([published[name]["std"] for name in names], np.float64),
-            )
+        self.stores = {q: Patches(patches / stored(q)) for q in self.bands}
+        for q, store in self.stores.items():
+            there = np.isin(self.pairs, store.pairs)
+            self._row[q] = np.full(len(self.table), -1, np.int64)
+            self._row[q][there] = store.rows(self.pairs[there])
+            self.present[q] = there
+        self._open(patches)
         manifest = manifest[manifest["modality"].isin(list(self.bands))]
         self.clients = self._clients(manifest)
         for q in self.bands:
@@ -69,12 +69,26 @@ class Data:
             for split, part in manifest.groupby("split")
         }
 
+    def _open(self, patches: Path) -> None:
+        """Make `images`, with which the bands of each modality are read."""
+        self.images: dict[str, Any] = {
+            q: Images(self.stores[q], list(names), self.size) for q, names in self.bands.items()
+        }
+
+    def samples(self, locations: np.ndarray) -> np.ndarray:
+        """The samples of some locations, ascending."""
+        return locations
+
+    def gapped(self, q: str) -> bool:
+        """Whether images of a modality may have gaps, NaN."""
+        return self.stores[q].gapped
+
     def _clients(self, manifest: pd.DataFrame) -> list[Client]:
         clients = []
         training = manifest[manifest["split"] == "train"]
         for (client, group), part in training.groupby(["client", "group"], sort=True):
             train = {
-                str(q): np.sort(self._place[rows["pair"].to_numpy()].to_numpy())
+                str(q): self.samples(np.sort(self._place[rows["pair"].to_numpy()].to_numpy()))
                 for q, rows in part.groupby("modality", sort=True)
             }
             clients.append(Client(str(client), str(group), tuple(train), train))
@@ -114,25 +128,56 @@ class Data:
         found: Statistics = {}
         for q in self.bands:
             if normalisation == "archive":
-                found[q] = {"all": self.archive_statistics[q]}
+                found[q] = {"all": self._published(q)}
                 continue
             own = {
-                c.id: moments(self.images[q], self._row[q][c.train[q]])
+                c.id: moments(self.images[q], self._row[q][self._locations(c.train[q])])
                 for c in self.clients
                 if q in c.train
             }
             pooled = pool(list(own.values()))
+            if not pooled.count.all():
+                name = self.bands[q][int(np.argmin(pooled.count))]
+                raise UserError(
+                    f"train.bands.{q}: {name}: found nothing but gaps in the training images, "
+                    "expected pixels; drop the band or correct the archive's nodata"
+                )
             found[q] = {"all": (pooled.mean, pooled.std)}
             if normalisation == "client":
-                found[q] |= {client: (m.mean, m.std) for client, m in own.items()}
+                found[q] |= {
+                    client: (np.where(m.count, m.mean, pooled.mean),
+                             np.where(m.count, m.std, pooled.std))
+                    for client, m in own.items()
+                }  # fmt: skip
         return found
 
-    def batch(self, q: str, locations: np.ndarray, flips: tuple[int, int] | None = None) -> Tensor:
-        """(N, C, size, size) float32 in raw units; `flips` = (seed, epoch) augments."""
-        x = self.images[q].batch(self._row[q][locations])
-        if flips is not None:
-            x = augment(x, self.pairs[locations], seed=flips[0], epoch=flips[1])
-        return x
+    def _locations(self, samples: np.ndarray) -> np.ndarray:
+        """The locations of some samples, each once."""
+        return samples
+
+    def _published(self, q: str) -> tuple[np.ndarray, np.ndarray]:
+        known = {band["name"]: band for band in self.stores[q].bands}
+        for name in self.bands[q]:
+            if known[name]["mean"] is None or known[name]["std"] is None:
+                raise UserError(
+                    f"train.normalisation: found archive, but none is published for {q} {name}; "
+                    "use global or client"
+                )
+        values = [[known[name][key] for name in self.bands[q]] for key in ("mean", "std")]
+        return np.array(values[0], np.float64), np.array(values[1], np.float64)
+
+    def batch(self, q: str, samples: np.ndarray, turned: Turned | None = None) -> Tensor:
+        """(N, C, size, size) float32 in raw units, NaN in gaps; `turned` augments."""
+        x = self.images[q].batch(self._row[q][samples])
+        return x if turned is None else turned.apply(x, self.names(samples))
+
+    def names(self, samples: np.ndarray) -> np.ndarray:
+        """The samples' names, which key their augmentation."""
+        return self.pairs[samples]
+
+    def frequencies(self, samples: np.ndarray) -> np.ndarray:
+        """(P,) share of some samples that have each class."""
+        return self.labels[samples].mean(axis=0)
 
 
 class Normaliser:
@@ -157,6 +202,7 @@ class Normaliser:
                     if group in by_group:
                         owner[location] = self._names[q].index(by_group[group])
             self._owner[q] = owner
+        self._gapped = {q for q in statistics if data.gapped(q)}
 
     def client(self, q: str, x: Tensor, client: str) -> Tensor:
         """Standardise a training batch (N, C, H, W) of a client."""
@@ -176,7 +222,8 @@ class Normaliser:
         index = torch.from_numpy(np.ascontiguousarray(rows))
         mean = mean[index][:, :, None, None].to(x.device)
         std = std[index][:, :, None, None].to(x.device)
-        return (x - mean) / std
+        x = (x - mean) / std
+        return x.nan_to_num(nan=0.0) if q in self._gapped else x
 
 
 def _groups(data: Data) -> dict[int, str]:

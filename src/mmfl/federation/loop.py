@@ -82,8 +82,8 @@ def federate(fed: Federation, initial: dict[str, torch.Tensor]) -> tuple[Server,
             accepted = [updates[c.id] for c in present if states[c.id] == "trained"]
             server = strategy.server_step(server, accepted)
             score = fed.task.validate(strategy.evaluation_view(server, shown_policy(params)))
-            previous = [row["val_map"] for row in rows if row["client"] == "server"]
-            rows.append({"round": server.round, "client": "server", "val_map": score})
+            previous = [row["val_score"] for row in rows if row["client"] == "server"]
+            rows.append({"round": server.round, "client": "server", "val_score": score})
             if not previous or (score or 0) > max(value or 0 for value in previous):
                 checkpoint.save(fed.work / BEST, server, {"identity": fed.identity})
             checkpoint.save(

@@ -50,7 +50,7 @@ def build_strategy(method: str, params: Params, network: Network, data: Data) ->
         require_shared_pairs(method, strategy.clients)
     if isinstance(strategy, Prior):
         locations = np.unique(np.concatenate([client.locations for client in data.clients]))
-        strategy.frequencies = torch.from_numpy(data.labels[locations].mean(axis=0)).float()
+        strategy.frequencies = torch.from_numpy(data.frequencies(locations)).float()
     return strategy
 
 

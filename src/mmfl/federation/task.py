@@ -10,12 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmfl.evaluation.metrics import scores
-from mmfl.evaluation.predict import Inputs, ensemble_probabilities
+from mmfl.evaluation.protocol import validation_score
+from mmfl.federation.bench import build_bench
 from mmfl.federation.data import Data, Normaliser
+from mmfl.federation.tiles import TileData
 from mmfl.models.ensemble import Ensemble
+from mmfl.models.losses import wide
 from mmfl.models.network import Network
 from mmfl.params import Params
+from mmfl.params.tasks import IGNORED
+from mmfl.patches.augment import Turned
 from mmfl.patches.batching import batches, patterns
 from mmfl.randomness import generator
 from mmfl.strategies.base import Batch, Client
@@ -25,7 +29,7 @@ Step = tuple[int, bool, np.ndarray]
 
 
 class Task(Protocol):
-    """What the round loop needs to know; `Classification` is the one of the pipeline.
+    """What the round loop needs to know; `Classification` and `Segmentation` are the pipeline's.
 
     `network` is scratch space of one process; an objective without layers is one, too.
     """
@@ -68,22 +72,34 @@ class Classification:
         self.params = params
         self.seed = seed
         self.device = device
+        self._bench = build_bench(self.network, data, normaliser, params, device)
 
     def plan(self, client: Client, round_index: int, steps: int | None) -> list[Step]:
         return schedule(client, self.params, self.seed, round_index, steps)
 
     def batch(self, client: Client, epoch: int, locations: np.ndarray) -> Batch:
         inputs, present = {}, {}
-        flips = (self.seed, epoch) if self.params.train.augment else None
+        turned = Turned(self.seed, epoch) if self.params.train.augment else None
         for q in client.modalities:
             held = present[q] = np.isin(locations, client.train[q])
             if held.any():
-                x = self.data.batch(q, locations[held], flips).to(self.device)
+                x = self.data.batch(q, locations[held], turned).to(self.device)
                 inputs[q] = self.normaliser.client(q, x, client.id)
-        labels = torch.from_numpy(self.data.labels[locations]).float().to(self.device)
         features = {q: self.network.features(q, x) for q, x in inputs.items()}
-        loss = classification_loss(self.network, features, present, labels)
-        return Batch(locations, present, inputs, features, labels, loss)
+        labels, loss = self.loss(features, present, locations, turned)
+        codes = None if turned is None else turned.codes(self.data.names(locations))
+        return Batch(locations, present, inputs, features, labels, loss, codes)
+
+    def loss(
+        self,
+        features: dict[str, Any],
+        present: dict[str, np.ndarray],
+        samples: np.ndarray,
+        turned: Turned | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The samples' labels (B, P) float, and the loss of their features."""
+        labels = torch.from_numpy(self.data.labels[samples]).float().to(self.device)
+        return labels, classification_loss(self.network, features, present, labels)
 
     def pairs(self, client: Client, modality: str) -> list[tuple[np.ndarray, Tensor]]:
         found = []
@@ -94,23 +110,27 @@ class Classification:
         return found
 
     def validate(self, ensembles: Sequence[Ensemble]) -> float | None:
-        """Macro average precision on the clients' validation locations, all modalities."""
-        data = self.data
-        locations = data.splits.get("validation", np.empty(0, np.int64))
-        if not len(locations) or not data.labels[locations].any():
-            return None
-        mask = {q: data.present[q][locations] for q in data.bands}
-        inputs = standardised(data, self.normaliser, self.device)
-        found = []
-        for ensemble in ensembles:
-            probabilities = ensemble_probabilities(
-                self.network, ensemble, locations, [mask], inputs,
-                len(data.classes), self.params.evaluate.batch,
-            )[0]  # fmt: skip
-            seen = ~np.isnan(probabilities[:, 0])
-            if seen.any():
-                found.append(scores(data.labels[locations][seen], probabilities[seen])["ap_macro"])
-        return float(np.mean(found)) if found else None
+        """The task's first score on the clients' validation locations, all modalities."""
+        locations = self.data.splits.get("validation", np.empty(0, np.int64))
+        return validation_score(self._bench, ensembles, locations)
+
+
+class Segmentation(Classification):
+    """Pixel-based classification of the windows of tiles."""
+
+    def loss(
+        self,
+        features: dict[str, Any],
+        present: dict[str, np.ndarray],
+        samples: np.ndarray,
+        turned: Turned | None,
+    ) -> tuple[Tensor, Tensor]:
+        assert isinstance(self.data, TileData)
+        targets = self.data.targets(samples, turned).to(self.device)
+        classes = torch.arange(len(self.data.classes), device=self.device)
+        flat = targets.flatten(1)[:, :, None]
+        labels = (flat == classes).any(dim=1).float()
+        return labels, pixel_loss(self.network, features, present, targets)
 
 
 def schedule(
@@ -155,6 +175,49 @@ def classification_loss(
     return torch.stack([*branches, fused / labels.numel()]).mean()
 
 
+def pixel_loss(
+    network: Network,
+    features: dict[str, Any],
+    present: dict[str, np.ndarray],
+    targets: Tensor,
+) -> Tensor:
+    """Cross entropy of pixels; with several modalities the mean over the branches and the fusion.
+
+    `features[q]` belong to the rows `present[q]` of `targets` (B, H, W), uint8; a mean over the
+    pixels that have a class, 0 where none has.
+    """
+    rows = {q: torch.from_numpy(np.flatnonzero(present[q])).to(targets.device) for q in features}
+    branches = [
+        _mean(*cross_entropy(network.classify({q: z}), targets[rows[q]]))
+        for q, z in features.items()
+    ]
+    if len(features) == 1:
+        return branches[0]
+    total, count = torch.zeros((), device=targets.device), torch.zeros((), device=targets.device)
+    for members, index in patterns({q: present[q] for q in features}):
+        chosen = {q: features[q][_positions(present[q], index)] for q in members}
+        here = torch.from_numpy(index).to(targets.device)
+        added, pixels = cross_entropy(network.classify(chosen), targets[here])
+        total, count = total + added, count + pixels
+    return torch.stack([*branches, _mean(total, count)]).mean()
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of -log p of the true class over the pixels that have one, and their number.
+
+    logits (B, P, H, W), targets (B, H, W) uint8. By log_softmax and gather, whose gradients are
+    deterministic on CUDA, too.
+    """
+    known = targets != IGNORED
+    index = torch.where(known, targets, 0).long()[:, None]
+    picked = F.log_softmax(wide(logits), dim=1).gather(1, index)[:, 0]
+    return -torch.where(known, picked, 0).sum(), known.sum()
+
+
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    return total / count.clamp_min(1)
+
+
 def _positions(present: np.ndarray, rows: np.ndarray) -> Tensor:
     return torch.from_numpy((np.cumsum(present) - 1)[rows])
 
@@ -166,12 +229,3 @@ def _bce(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
 def shown_policy(params: Params) -> str:
     """The statistics under which the union model is tested; `local` has none, so pooled ones."""
     return "modality" if params.train.statistics == "local" else params.train.statistics
-
-
-def standardised(data: Data, normaliser: Normaliser, device: torch.device) -> Inputs:
-    """Images of locations, standardised as the test bench does it."""
-
-    def inputs(q: str, locations: np.ndarray) -> Tensor:
-        return normaliser.locations(q, data.batch(q, locations).to(device), locations)
-
-    return inputs

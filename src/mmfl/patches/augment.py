@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,13 +21,24 @@ def turns(pairs: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
     return np.array(codes, np.int64)
 
 
-def augment(x: Tensor, pairs: np.ndarray, *, seed: int, epoch: int) -> Tensor:
-    """Turn every image of x (N, C, H, H), on the CPU, by its own symmetry; all bands alike."""
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    codes = turns(pairs, seed=seed, epoch=epoch).tolist()
-    for target, image, code in zip(out.numpy(), x.numpy(), codes, strict=True):
-        target[...] = symmetry(image, code)
-    return out
+@dataclass(frozen=True)
+class Turned:
+    """How samples are turned in an epoch: each by its own symmetry, all of its bands alike."""
+
+    seed: int
+    epoch: int
+
+    def codes(self, names: np.ndarray) -> np.ndarray:
+        """(N,) int64 in 0..7, see `turns`."""
+        return turns(names, seed=self.seed, epoch=self.epoch)
+
+    def apply(self, x: Tensor, names: np.ndarray) -> Tensor:
+        """Turn every image of x (N, C, H, H), on the CPU."""
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        codes = self.codes(names).tolist()
+        for target, image, code in zip(out.numpy(), x.numpy(), codes, strict=True):
+            target[...] = symmetry(image, code)
+        return out
 
 
 def symmetry(image: np.ndarray, code: int) -> np.ndarray:

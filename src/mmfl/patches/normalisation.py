@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
-from mmfl.patches.reader import Images
+from mmfl.patches.reader import Patches
+
+
+class Pixels(Protocol):
+    """Images of some bands of a modality: `Images`, or `Tiles`."""
+
+    patches: Patches
+    names: tuple[str, ...]
+
+    def chunks(self, rows: np.ndarray) -> Iterator[Tensor]:
+        """The images of some rows, (N, C, H, W) at a time; NaN in gaps."""
+        ...
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What a client reports: pixels counted, and per band (C,) float64 sum and sum of squares.
+    """What a client reports per band, each (C,): pixels counted, float64 sum and sum of squares.
 
     The sums are about `origin` (C,), the same for all clients (the archive's published mean):
     a sum of squares about 0 would lose digits where the mean is large against the deviation.
+    Gaps are not counted.
     """
 
-    count: int
+    count: np.ndarray
     sum: np.ndarray
     sum_squares: np.ndarray
     origin: np.ndarray
@@ -26,26 +40,35 @@ class Moments:
     @property
     def mean(self) -> np.ndarray:
         """(C,) in the band's unit; nan without a pixel."""
-        return self.origin + self.sum / (self.count or np.nan)
+        return self.origin + self.sum / self._pixels
 
     @property
     def std(self) -> np.ndarray:
         """(C,) population standard deviation in the band's unit; nan without a pixel."""
-        count = self.count or np.nan
+        count = self._pixels
         return np.sqrt(np.maximum(self.sum_squares / count - (self.sum / count) ** 2, 0))
 
+    @property
+    def _pixels(self) -> np.ndarray:
+        return np.where(self.count, self.count, np.nan)
 
-def moments(images: Images, rows: np.ndarray, chunk: int = 256) -> Moments:
+
+def moments(images: Pixels, rows: np.ndarray) -> Moments:
     """Moments of the images of some rows, as they are fed to a network (before standardising)."""
-    published = {band["name"]: band["mean"] for band in images.patches.bands}
+    published = {band["name"]: band["mean"] or 0.0 for band in images.patches.bands}
     origin = np.array([published[name] for name in images.names], np.float64)
     total, squares = np.zeros(len(origin)), np.zeros(len(origin))
-    for start in range(0, len(rows), chunk):
-        x = images.batch(rows[start : start + chunk]).numpy().astype(np.float64)
+    count = np.zeros(len(origin), np.int64)
+    for chunk in images.chunks(rows):
+        x = chunk.numpy().astype(np.float64)
         x -= origin[:, None, None]
+        gaps = np.isnan(x)
+        if gaps.any():
+            x[gaps] = 0
+        count += x[:, 0].size - gaps.sum(axis=(0, 2, 3))
         total += x.sum(axis=(0, 2, 3))
         squares += np.square(x).sum(axis=(0, 2, 3))
-    return Moments(len(rows) * images.size**2, total, squares, origin)
+    return Moments(count, total, squares, origin)
 
 
 def pool(parts: Sequence[Moments]) -> Moments:
@@ -57,7 +80,7 @@ def pool(parts: Sequence[Moments]) -> Moments:
     if not parts or any(not np.array_equal(p.origin, parts[0].origin) for p in parts):
         raise ValueError("pool: expected at least one part, and the same origin in all")
     return Moments(
-        sum(part.count for part in parts),
+        np.sum([part.count for part in parts], axis=0),
         np.sum([part.sum for part in parts], axis=0),
         np.sum([part.sum_squares for part in parts], axis=0),
         parts[0].origin,

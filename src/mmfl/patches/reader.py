@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +111,11 @@ class Patches:
             out = np.empty(shape, self.at(resolution)[0]["dtype"])
         self.fill(out, rows, resolution, runs(channels, range(len(channels))))
         return out
+
+    @property
+    def gapped(self) -> bool:
+        """Whether any band may have gaps."""
+        return any(band["gaps"] or band["nodata"] is not None for band in self.bands)
 
     def view(self, row: int, resolution: int) -> np.ndarray:
         """(bands, H, W) of a patch in its native type, not copied from the memory map."""
@@ -221,6 +226,11 @@ class Images:
             if (place >= 0).all():
                 return torch.index_select(self._kept, 0, torch.from_numpy(place), out=out)
         return self._decode(rows, out)
+
+    def chunks(self, rows: np.ndarray, size: int = 256) -> Iterator[Tensor]:
+        """The images of some rows, up to `size` at a time."""
+        for start in range(0, len(rows), size):
+            yield self.batch(rows[start : start + size])
 
     def preload(self, rows: np.ndarray) -> bool:
         """Keep some rows in memory, resized, if they fit into `limit_bytes`; whether they do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,11 @@ class Tiles:
         out = torch.full((self.channels, size, size), torch.nan)
         out[:, : inside[0], : inside[1]] = found
         return out
+
+    def chunks(self, rows: np.ndarray) -> Iterator[Tensor]:
+        """The tiles of some rows, (1, C, H, W) each."""
+        for row in rows:
+            yield self.tile(row)[None]
 
     def shape(self, row: int) -> tuple[int, int]:
         """(H, W) of a tile's finest bands."""

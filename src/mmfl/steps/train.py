@@ -25,7 +25,8 @@ from mmfl.federation import checkpoint
 from mmfl.federation.data import Data, Normaliser, Statistics
 from mmfl.federation.loop import BEST, Federation, Row, federate
 from mmfl.federation.setup import build_network, build_strategy, choose_devices
-from mmfl.federation.task import Classification, Task
+from mmfl.federation.task import Classification, Segmentation, Task
+from mmfl.federation.tiles import open_data
 from mmfl.federation.workers import Build, deterministic
 from mmfl.files import digest, file_sha256, write_json, write_text
 from mmfl.models.flops import forward_flops, training_flops
@@ -40,7 +41,7 @@ MEASURED = ".measured.json"
 log = logging.getLogger(__name__)
 ROUND_COLUMNS = (
     "round", "client", "modality", "state", "samples", "steps", "loss", "loss_terms",
-    "bytes_up", "bytes_down", "flops", "val_map",
+    "bytes_up", "bytes_down", "flops", "val_score",
 )  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def run(
             log.info("%s: finished before, taken from %s", spec.path, unit.folder)
         else:
             if data is None:
-                data = Data(patches, frame, own.train.bands, own.train.size)
+                data = open_data(patches, frame, own.train.bands, own.train.size)
                 data.preload()
             devices = choose_devices(device)
             build = functools.partial(rebuild, spec, own, patches, manifest, devices)
@@ -160,12 +161,13 @@ def parts_of(
     spec: RunSpec, params: Params, data: Data, device: torch.device
 ) -> tuple[Classification, Strategy, Statistics]:
     """The task of a run, its strategy, and the statistics that standardise its inputs."""
-    network = build_network(spec.method, params, len(data.classes))
+    network = build_network(spec.method, params, len(data.classes), data.task)
     initialise(network, spec.seed)
     strategy = build_strategy(spec.method, params, network, data)
     statistics = data.statistics(params.train.normalisation)
     normaliser = Normaliser(statistics, data)
-    task = Classification(network, data, normaliser, params, spec.seed, device)
+    kind = Segmentation if data.task == "pixel" else Classification
+    task = kind(network, data, normaliser, params, spec.seed, device)
     return task, strategy, statistics
 
 
@@ -178,7 +180,7 @@ def rebuild(
     place: int,
 ) -> tuple[Task, Strategy]:
     """The task of a worker that could not be forked; workers share the devices in turn."""
-    data = Data(patches, read_manifest(manifest), params.train.bands, params.train.size)
+    data = open_data(patches, read_manifest(manifest), params.train.bands, params.train.size)
     data.preload()
     return parts_of(spec, params, data, devices[place % len(devices)])[:2]
 
@@ -210,11 +212,12 @@ def describe(
 ) -> dict[str, Any]:
     """run.json: what was trained on what; deterministic."""
     clients = [row for row in rows if row["client"] != "server"]
-    locations = np.unique(np.concatenate([c.locations for c in data.clients]))
+    samples = np.unique(np.concatenate([c.locations for c in data.clients]))
     one = strategy.own(everyone(strategy.population))
     count = sum({t.name: initial[t.key].numel() for t in one if t.kind == "parameter"}.values())
     return {
         "archive": spec.archive,
+        "task": data.task,
         "clients": spec.clients,
         "method": spec.method,
         "variant": spec.variant,
@@ -226,7 +229,7 @@ def describe(
         "bytes_up": int(sum(row["bytes_up"] for row in clients)),
         "bytes_down": int(sum(row["bytes_down"] for row in clients)),
         "rounds": params.train.rounds if clients else 0,
-        "train_locations": len(locations),
+        "train_samples": len(samples),
         "classes": list(data.classes),
         "statistics": {
             q: {owner: [mean.tolist(), std.tolist()] for owner, (mean, std) in entries.items()}
