@@ -34,11 +34,15 @@ def _load(path: Path, archive: str) -> Params:
 
 
 @app.command()
-def simulate(params: PARAMS = DEFAULT, fresh: FRESH = False) -> None:
-    """Write the simulated archive and its manifest into the cache."""
+def simulate(
+    archive: Annotated[str, typer.Option(help="simulated or simulated-tiles")] = "simulated",
+    params: PARAMS = DEFAULT,
+    fresh: FRESH = False,
+) -> None:
+    """Write a simulated archive and its manifest into the cache."""
     from mmfl.steps import simulate as step
 
-    step.run(_load(params, "simulated"), fresh=fresh)
+    step.run(_load(params, archive), archive, fresh=fresh)
 
 
 @app.command()
@@ -48,15 +52,16 @@ def download(
     parallel: Annotated[int, typer.Option(min=1, max=32, help="files fetched at a time")] = 4,
 ) -> None:
     """Fetch and verify an archive's files (or register a local copy)."""
+    from mmfl.params.archives import SIMULATED
     from mmfl.steps import download as step
     from mmfl.steps.simulate import manifest_path
 
     chosen = _load(params, archive)
     local = chosen.download.local.get(archive)
-    simulated = archive == "simulated"
+    published = Path("data/manifests", f"{archive}.yaml")
     step.run(
         archive,
-        manifest=manifest_path(chosen) if simulated else Path("data/manifests", f"{archive}.yaml"),
+        manifest=manifest_path(chosen, archive) if archive in SIMULATED else published,
         local=Path(local).expanduser() if local else None,
         store=_cache("download"),
         out=Path("data/raw", archive),
@@ -217,6 +222,26 @@ def inspect(
     from mmfl.inspection import inspect as look
 
     found = look(path, archive=archive, full=full)
+    typer.echo(found.text())
+    if page is not None:
+        found.write_page(page)
+        typer.echo(f"\nThe page: {page.resolve().as_uri()}")
+    raise typer.Exit(1 if found.damage else 0)
+
+
+@app.command()
+def check(
+    description: Annotated[Path, typer.Argument(help="a yaml file, docs/your-own-archive.md")],
+    full: Annotated[bool, typer.Option("--full", help="read the pixels of every file")] = False,
+    page: Annotated[Path | None, typer.Option(help="write a page with a gallery, too")] = None,
+) -> None:
+    """Say what an archive of your own holds and what is wrong with it.
+
+    Exit status 1 if something is wrong, 2 if the description cannot be used.
+    """
+    from mmfl.inspection import check as look
+
+    found = look(description, full=full)
     typer.echo(found.text())
     if page is not None:
         found.write_page(page)

@@ -1,4 +1,4 @@
-"""Simulate: write the simulated archive, in the layout of BigEarthNet v2, into the cache.
+"""Simulate: write a simulated archive, in the layout of a published one, into the cache.
 
 A helper of the download step, which then treats the archive like a published one (file:// urls).
 """
@@ -9,30 +9,44 @@ from pathlib import Path
 
 from mmfl import code
 from mmfl.cache import Unit
+from mmfl.errors import UserError
 from mmfl.files import digest
 from mmfl.params import Params, step_values
+from mmfl.params.archives import SIMULATED
 
 
-def unit(params: Params) -> Unit:
-    """The cache entry of the archive that these parameters describe."""
-    values = step_values(params, "simulate", "simulated")
-    return Unit("simulate", digest({"values": values, "code": code.digest("simulate")}))
+def unit(params: Params, archive: str) -> Unit:
+    """The cache entry of the archive that these parameters describe.
+
+    Raises:
+        UserError: it is no simulated archive.
+    """
+    if archive not in SIMULATED:
+        raise UserError(f"simulate: found {archive}, expected one of {', '.join(SIMULATED)}")
+    values = step_values(params, "simulate", archive)
+    described = {"archive": archive, "values": values, "code": code.digest("simulate")}
+    return Unit("simulate", digest(described))
 
 
-def manifest_path(params: Params) -> Path:
+def manifest_path(params: Params, archive: str) -> Path:
     """Where `run` leaves the manifest."""
-    return unit(params).path / "manifest.yaml"
+    return unit(params, archive).path / "manifest.yaml"
 
 
-def run(params: Params, *, fresh: bool = False) -> None:
+def run(params: Params, archive: str, *, fresh: bool = False) -> None:
     """Write the archive where it is not in the cache yet."""
-    entry = unit(params)
+    entry = unit(params, archive)
     if fresh or not entry.done:
         entry.discard()  # also what a killed run left
-        from mmfl.archives.simulated import generate
+        from mmfl.archives import simulated, simulated_tiles
 
         s = params.simulate
-        generate(
-            entry.folder, pairs=s.pairs, seed=s.seed, countries=s.countries, unpaired=s.unpaired
-        )
+        if archive == "simulated":
+            simulated.generate(
+                entry.folder, pairs=s.pairs, seed=s.seed, countries=s.countries, unpaired=s.unpaired
+            )
+        else:
+            simulated_tiles.generate(
+                entry.folder, tiles=s.tiles, size=s.tile_size, seed=s.seed, unpaired=s.unpaired
+            )
         entry.complete()
