@@ -20,6 +20,7 @@ from mmfl.federation.bench import build_bench
 from mmfl.federation.data import Data, Normaliser, Statistics
 from mmfl.federation.setup import build_network, build_strategy, choose_devices
 from mmfl.federation.task import shown_policy
+from mmfl.federation.tiles import TileData, open_data
 from mmfl.files import atomic, read_json
 from mmfl.models.ensemble import Ensemble
 from mmfl.params import Params, RunSpec, find_entry, resolve, runs_of
@@ -45,7 +46,7 @@ def run(
     item = find_entry(params, method, variant)
     own = resolve(params, item)
     frame = read_manifest(manifest)
-    data = Data(patches, frame, own.train.bands, own.train.size)
+    data = open_data(patches, frame, own.train.bands, own.train.size)
     data.preload()
     for spec in runs_of(params, archive, item):
         described = read_json(trained / spec.path / "run.json", "train")
@@ -69,7 +70,7 @@ def evaluate_one(
     """Score one seed: union test set under both shared policies, own patches under all three."""
     name = "model" if params.evaluate.round == "last" else "best"
     server, _ = checkpoint.read(trained / spec.path / f"{name}.safetensors")
-    network = build_network(spec.method, params, len(data.classes)).to(device)
+    network = build_network(spec.method, params, len(data.classes), data.task).to(device)
     strategy = build_strategy(spec.method, params, network, data)
     normaliser = Normaliser(_statistics(described), data)
     bench = build_bench(network, data, normaliser, params, device)
@@ -103,10 +104,11 @@ def evaluate_one(
                 "%s: %d test patches of %s have no client in their group", spec.path, lonely, q
             )
             rows.append({"kind": "pooled_statistics", "modalities": q, "patches": lonely})
-    if isinstance(bench, PixelBench):
-        predictions = _class_maps(out / spec.path, bench, union, test, data)
-    else:
+    if isinstance(bench, LabelBench):
         predictions = _probabilities(bench, answers, test)
+    else:
+        assert isinstance(data, TileData)
+        predictions = _class_maps(out / spec.path, bench, union, test, data)
     _write(out / spec.path, rows, predictions)
 
 
@@ -151,7 +153,7 @@ def _probabilities(bench: LabelBench, answers: list[np.ndarray], test: np.ndarra
 
 
 def _class_maps(
-    folder: Path, bench: PixelBench, ensembles: list[Ensemble], test: np.ndarray, data: Data
+    folder: Path, bench: PixelBench, ensembles: list[Ensemble], test: np.ndarray, data: TileData
 ) -> pd.DataFrame:
     """Write predictions/, a GeoTIFF per test tile; a row per tile: its file and confusion matrix.
 
