@@ -40,7 +40,7 @@ class Bench:
     def __init__(self, size: int, batch: int, rounds: int) -> None:
         self.params = load("params.yaml")
         self.changes = {"train.size": size, "train.batch": batch, "train.rounds": rounds}
-        name = "country-duplicate-p0"
+        name = "region-duplicate-p0"
         frame = read_manifest(Path(f"data/clients/simulated/{name}.parquet"))
         bands = self.params.train.bands
         self.data = Data(Path("data/patches/simulated"), frame, bands, size)

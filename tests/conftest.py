@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mmfl.archives import get
-from mmfl.patches.labels import write_labels
+from mmfl.patches.labels import write_labels, write_store
 from mmfl.patches.writer import group_columns, shard_files, write_index
 
 
@@ -55,6 +55,7 @@ def make_store(folder: Path, *, pairs=48, seed=0, countries=("A", "B"), lonely=4
         groups = group_columns(table, list(archive.modalities))
         write_index(target, modality, table, 4096, "test", groups=groups)
     write_labels(folder / "labels", table, archive)
+    write_store(folder)
     return table
 
 

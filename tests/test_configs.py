@@ -8,7 +8,7 @@ import yaml
 from mmfl.params import entry, load, trials
 
 ROOT = Path(__file__).parents[1]
-TUNED = ROOT / "results/tuning/simulated/country-duplicate-p0"
+TUNED = ROOT / "results/tuning/simulated/region-duplicate-p0"
 CHOSEN = yaml.safe_load((TUNED / "chosen.yaml").read_text())
 COMPARISON = ROOT / "configs/comparison.yaml"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmfl.params import MethodEntry, Params, clients_name, entry, variant
 
-MODALITIES = ("s1", "s2")  # every archive is encoded in these, each apart
+STORE = "store.json"  # of a folder of patches, written last: what it holds, by digest
 RUN_FILES = ("model.safetensors", "best.safetensors", "run.json", "rounds.csv")
 SCORE_FILES = ("scores.csv", "predictions.parquet")
 TABLES = ("comparison", "ablation", "missing", "policies", "cost")
@@ -15,15 +15,15 @@ RUN = "{archive}/{clients}/{method}/{variant}"
 def outputs(step: str, params: Params) -> list[str]:
     """Path templates of a step's outputs; fields: archive, clients, method, variant.
 
-    A shard's name is not listed, as their number is known only after the step: the index and
-    `modality.json`, written last, stand for the folder.
+    Shards and modalities are not listed, as an archive of one's own may hold any: `store.json`,
+    written last, has the digests of what describes them.
     """
     seeds = params.train.seeds
     if step == "download":
-        return ["data/raw/{archive}/files.csv", "data/raw/{archive}/root.json"]
+        return [f"data/raw/{{archive}}/{n}" for n in ("files.csv", "root.json", "scenes.csv")]
     if step == "split":
-        names = [f"{q}/{file}" for q in MODALITIES for file in ("index.parquet", "modality.json")]
-        names += [f"labels/{file}" for file in ("index.parquet", "classes.json", "skipped.csv")]
+        names = [f"labels/{file}" for file in ("index.parquet", "classes.json", "skipped.csv")]
+        names.append(STORE)
         return [f"data/patches/{{archive}}/{name}" for name in names]
     if step == "partition":
         ends = ("parquet", "json", "csv", "svg")
@@ -45,6 +45,7 @@ def outputs(step: str, params: Params) -> list[str]:
 
 def every(step: str, params: Params, archive: str) -> list[str]:
     """The outputs of a step for one archive and all methods of the parameters, each once."""
+    params = params.of(archive)
     return files_of(step, params, archive, [entry(item) for item in params.train.methods])
 
 

@@ -187,5 +187,24 @@ def test_a_location_without_a_group_is_refused(table):
 
 
 def test_a_table_without_a_column_is_refused(table):
-    with pytest.raises(UserError, match="no column country"):
+    with pytest.raises(UserError, match="partition.scenario: unknown 'country'; known: dirichlet, "):
         build(table.drop(columns="country"), scenario="country", assignment="duplicate")
+    with pytest.raises(UserError, match="no column labels"):
+        build(table.drop(columns="labels"), scenario="country", assignment="duplicate")
+    with pytest.raises(UserError, match=r"partition\.months: the archive has no column month"):
+        build(table.drop(columns="month"), scenario="country", assignment="both", months=[6])
+
+
+def test_a_group_column_is_a_scenario_and_regions_go_before_countries(table):
+    own = table.assign(agency=["north" if i % 3 else "south" for i in range(len(table))])
+    frame = build(own, scenario="agency", assignment="both").frame
+    agency = own.set_index("pair")["agency"]
+    assert (frame["group"] == frame["pair"].map(agency)).all() and frame["group"].nunique() == 2
+    by_country = build(table, scenario="country", assignment="duplicate").frame
+    assert build(table, scenario="region", assignment="duplicate").frame.equals(by_country)
+    named = own.assign(region=own["agency"])
+    assert build(named, scenario="region", assignment="both").frame.equals(frame)
+    with pytest.raises(UserError, match="unknown 'agenci'; did you mean agency"):
+        build(own, scenario="agenci", assignment="both")
+    with pytest.raises(UserError, match="unknown 's1'"):
+        build(own, scenario="s1", assignment="both")

@@ -38,7 +38,7 @@ def project(store, tmp_path, monkeypatch) -> Path:
     folder, _ = store
     (tmp_path / "data/patches").mkdir(parents=True)
     folder.rename(tmp_path / "data/patches" / ARCHIVE)
-    out = Path("data/clients", ARCHIVE, "country-duplicate-p0.parquet")
+    out = Path("data/clients", ARCHIVE, "region-duplicate-p0.parquet")
     out.parent.mkdir(parents=True)
     partition.run(
         patches=Path("data/patches", ARCHIVE), out=out, scenario="country", assignment="duplicate"
@@ -78,7 +78,7 @@ def run(seeds: list[int], rounds: int = 2) -> None:
     train.run(
         params, ARCHIVE, "mf", "default",
         patches=Path("data/patches", ARCHIVE),
-        manifest=Path("data/clients", ARCHIVE, "country-duplicate-p0.parquet"),
+        manifest=Path("data/clients", ARCHIVE, "region-duplicate-p0.parquet"),
         out=Path("runs"), measured=Path("measured"), device="cpu",
     )  # fmt: skip
 
@@ -157,7 +157,7 @@ def test_what_a_run_writes(project):
 
 
 def test_an_edited_partition_is_refused_and_nothing_is_left(project):
-    path = Path("data/clients", ARCHIVE, "country-duplicate-p0.parquet")
+    path = Path("data/clients", ARCHIVE, "region-duplicate-p0.parquet")
     frame = pd.read_parquet(path)
     frame["client"] = frame["client"].str.upper()
     frame.to_parquet(path)

@@ -18,7 +18,7 @@ COPIED = ("Snakefile", "workflow", "profiles", "src", "dvc.yaml", ".dvcignore", 
 SMALL = {
     "train.seeds": [1, 2],
     "train.methods": ["mf", "mf+fw"],
-    "archives": ["simulated"],
+    "archives": {"simulated": {}},
 }
 
 

@@ -24,7 +24,7 @@ def stages() -> dict[str, dict]:
     """Stages with the parameters' values in place."""
     params = load(ROOT / "params.yaml")
     text = (ROOT / "dvc.yaml").read_text()
-    text = text.replace("${item}", ARCHIVE)
+    text = text.replace("${key}", ARCHIVE)
     for name in ("scenario", "assignment", "seed"):
         text = text.replace(f"${{partition.{name}}}", str(getattr(params.partition, name)))
     return {name: stage["do"] for name, stage in yaml.safe_load(text)["stages"].items()}
@@ -96,7 +96,7 @@ def test_params_cover_every_value_of_the_step(stages: dict) -> None:
     for step in ("split", "partition", "evaluate", "report", "download"):
         listed = set(stages[step]["params"])
         for key in step_values(params, step, ARCHIVE):
-            named = {step, key, f"train.{key}"}
+            named = {step, key, f"train.{key}"} | ({"folders"} if key == "folder" else set())
             assert listed & named, f"{step}: {key}"
     sections = set(train_values(params, "mf", "default"))
     assert sections <= set(stages["train"]["params"])

@@ -66,7 +66,7 @@ def test_another_parameter_file_replaces_the_first(fresh: Project, tmp_path: Pat
         str(other.resolve())
     }
     assert list(project.folder.glob("runs/simulated/*/*/*/*")) == [
-        project.folder / "runs/simulated/country-duplicate-p0/mf/default/seed-5"
+        project.folder / "runs/simulated/region-duplicate-p0/mf/default/seed-5"
     ]
 
 

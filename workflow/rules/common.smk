@@ -9,7 +9,7 @@ sys.path.insert(0, str(SOURCE))
 
 from mmfl import code
 from mmfl.errors import UserError
-from mmfl.params import clients_name, load, step_values, trials
+from mmfl.params import SIMULATED, clients_name, load, step_values, trials
 from mmfl.workflow import every, files_of, outputs
 
 
@@ -52,7 +52,7 @@ prepend("PATH", Path(sys.executable).parent)
 PARAMS_FILE = parameter_file()
 PARAMS = checked(PARAMS_FILE)
 os.environ.update(MMFL_PARAMS=PARAMS_FILE)
-SIMULATED = "data/raw/simulated/.ready"  # the simulated archive is in the cache
+READY = "data/raw/{archive}/.ready"  # a simulated archive is in the cache
 CPU = "../envs/cpu.yaml"
 TRAINING = (
     f"../envs/{os.environ.get('MMFL_ENV', 'cpu')}.yaml"  # MMFL_ENV=cuda: with GPUs
@@ -66,7 +66,7 @@ def values_of(step):
         return step_values(
             PARAMS,
             step,
-            wildcards.get("archive", "simulated"),
+            wildcards.archive,
             wildcards.get("method"),
             wildcards.get("variant", "default"),
         )
@@ -88,7 +88,7 @@ def indices(wildcards):
     return [
         path
         for path in every("split", PARAMS, wildcards.archive)
-        if path.endswith((".parquet", "classes.json"))
+        if not path.endswith(".csv")
     ]
 
 
@@ -103,17 +103,17 @@ def clients_table(wildcards):
 
 
 def source(wildcards):
-    """What a download starts from: the published manifest, or the simulated archive."""
-    if wildcards.archive == "simulated":
-        return SIMULATED
+    """What a download starts from: a published manifest, a description, a simulated archive."""
+    if wildcards.archive in SIMULATED:
+        return READY
+    if wildcards.archive in PARAMS.folders:
+        return PARAMS.folders[wildcards.archive]
     return f"data/manifests/{wildcards.archive}.yaml"
 
 
 def download_code(wildcards):
-    """The code of the simulated archive decides its files too."""
-    steps = (
-        ["download", "simulate"] if wildcards.archive == "simulated" else ["download"]
-    )
+    """The code of a simulated archive decides its files too."""
+    steps = ["download", "simulate"] if wildcards.archive in SIMULATED else ["download"]
     return [code.digest(step) for step in steps]
 
 
@@ -128,6 +128,11 @@ def described(path):
     return report(
         path, caption=caption, category=kind.capitalize(), labels={"name": stem}
     )
+
+
+def page_values(wildcards):
+    """Parameter function: those of the report, and the archives that the page links to."""
+    return [values_of("report")(wildcards), list(PARAMS.archives)]
 
 
 def memory(megabytes):

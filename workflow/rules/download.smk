@@ -3,11 +3,13 @@
 
 rule simulate:
     output:
-        temp(touch(SIMULATED)),
+        temp(touch(READY)),
     log:
-        "logs/simulate/simulated.log",
+        "logs/simulate/{archive}.log",
     benchmark:
-        "logs/simulate/simulated.tsv"
+        "logs/simulate/{archive}.tsv"
+    wildcard_constraints:
+        archive="|".join(SIMULATED),
     conda:
         CPU
     threads: 1
@@ -18,9 +20,10 @@ rule simulate:
         values=values_of("simulate"),
         code=code.digest("simulate"),
     message:
-        "Simulate the archive"
+        "Draw {wildcards.archive}"
     shell:
-        'python -m mmfl.cli simulate --params "$MMFL_PARAMS"' " > {log} 2>&1"
+        'python -m mmfl.cli simulate --params "$MMFL_PARAMS"'
+        " --archive {wildcards.archive} > {log} 2>&1"
 
 
 rule download:

@@ -47,7 +47,7 @@ rule page:
         mem_mb=memory(2000),
         runtime=minutes(30),
     params:
-        values=values_of("report"),
+        values=page_values,
         code=code.digest("report"),
     message:
         "Write the page of {wildcards.archive}"

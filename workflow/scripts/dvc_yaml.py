@@ -17,17 +17,18 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
 from mmfl import code  # noqa: E402
-from mmfl.workflow import MODALITIES  # noqa: E402
+from mmfl.workflow import STORE  # noqa: E402
 
 HEAD = """\
 # Written by workflow/scripts/dvc_yaml.py from the imports of src/mmfl/steps; do not edit.
 # A stage calls Snakemake, which owns jobs, resources and environments; DVC owns the versions.
 """
 CLIENTS = "${partition.scenario}-${partition.assignment}-p${partition.seed}"
-RAW = "data/raw/${item}"
-PATCHES = "data/patches/${item}"
-HELD = f"data/clients/${{item}}/{CLIENTS}"
-PLACE = f"${{item}}/{CLIENTS}"
+OWN = "archives.${key}"  # the values in which the archive's experiment differs
+RAW = "data/raw/${key}"
+PATCHES = "data/patches/${key}"
+HELD = f"data/clients/${{key}}/{CLIENTS}"
+PLACE = f"${{key}}/{CLIENTS}"
 SHARED = ("seeds", "size", "bands", "normalisation", "statistics")  # train.*, used by evaluate
 
 
@@ -36,7 +37,7 @@ def stage(step: str, deps: list[str], params: list[str], outs: list[Any], **more
     steps = ["simulate", step] if step == "download" else [step]
     modules = sorted({f"src/{name}" for item in steps for name in code.modules(item)})
     body = {
-        "cmd": f"python workflow/scripts/stage.py {step} ${{item}}",
+        "cmd": f"python workflow/scripts/stage.py {step} ${{key}}",
         "deps": [*deps, *modules],
         "params": params,
         "outs": outs,
@@ -47,43 +48,43 @@ def stage(step: str, deps: list[str], params: list[str], outs: list[Any], **more
 
 def stages() -> dict[str, dict]:
     """The six stages."""
-    indices = [f"{PATCHES}/{name}/index.parquet" for name in (*MODALITIES, "labels")]
+    indices = [f"{PATCHES}/{n}" for n in ("labels/index.parquet", "labels/classes.json", STORE)]
     results = f"results/{PLACE}"
     return {
         "download": stage(
             "download",
             ["data/manifests"],
-            ["simulate", "download"],
-            [f"{RAW}/files.csv", f"{RAW}/root.json"],
+            ["simulate", "download", "folders", "imagery"],
+            [f"{RAW}/{name}" for name in ("files.csv", "root.json", "scenes.csv")],
         ),
         "split": stage(
             "split",
-            [f"{RAW}/files.csv", f"{RAW}/root.json"],
-            ["split"],
-            [f"{PATCHES}/{name}" for name in (*MODALITIES, "labels")],
+            [f"{RAW}/{name}" for name in ("files.csv", "root.json", "scenes.csv")],
+            ["split", OWN],
+            [PATCHES],
         ),
         "partition": stage(
             "partition",
-            [*indices, f"{PATCHES}/labels/classes.json"],
-            ["partition"],
+            indices,
+            ["partition", OWN],
             [f"{HELD}.{end}" for end in ("parquet", "json", "csv", "svg")],
         ),
         "train": stage(
             "train",
             [PATCHES, f"{HELD}.parquet"],
-            ["train", "model", "whitening", "mim", "algorithms", "participation"],
+            ["train", "model", "whitening", "mim", "algorithms", "participation", OWN],
             [f"runs/{PLACE}"],
         ),
         "evaluate": stage(
             "evaluate",
             [PATCHES, f"{HELD}.parquet", f"runs/{PLACE}"],
-            ["evaluate", *(f"train.{key}" for key in SHARED)],
+            ["evaluate", *(f"train.{key}" for key in SHARED), OWN],
             [f"scores/{PLACE}"],
         ),
         "report": stage(
             "report",
             [f"runs/{PLACE}", f"scores/{PLACE}"],
-            ["report", "train.methods", "train.seeds"],
+            ["report", "train.methods", "train.seeds", OWN],
             [{f"{results}/tables": {"cache": False}}, f"{results}/figures"],
             metrics=[{f"{results}/metrics.json": {"cache": False}}],
         ),

@@ -22,7 +22,7 @@ from mmfl import files  # noqa: E402
 from mmfl.errors import UserError  # noqa: E402
 from mmfl.params import Params, clients_name, load, runs  # noqa: E402
 from mmfl.units import split_unit, train_unit  # noqa: E402
-from mmfl.workflow import MODALITIES, RUN_FILES, every  # noqa: E402
+from mmfl.workflow import RUN_FILES, every  # noqa: E402
 
 
 def fetch() -> int:
@@ -41,9 +41,10 @@ def restore_split(params: Params, archive: str) -> bool:
     if not Path("data/raw", archive, "files.csv").exists():
         return False
     unit = split_unit(params, archive, Path("data/raw", archive, "files.csv"))
-    missing = [q for q in MODALITIES if (source / q).is_dir() and not (unit.path / q).exists()]
-    for modality in missing:
-        files.materialise(source / modality, unit.folder / modality)
+    stores = [path.parent.name for path in sorted(source.glob("*/modality.json"))]
+    missing = [name for name in stores if not (unit.path / name).exists()]
+    for name in missing:
+        files.materialise(source / name, unit.folder / name)
     return bool(missing)
 
 
@@ -82,7 +83,8 @@ def sync(params: Params) -> int:
     if status:
         return status
     for archive in params.archives:
-        shards, trained = restore_split(params, archive), restore_runs(params, archive)
+        own = params.of(archive)
+        shards, trained = restore_split(own, archive), restore_runs(own, archive)
         also = " and the shards" if shards else ""
         print(f"{archive}: {trained} runs{also} put back in the cache")
     targets = [path for archive in params.archives for path in every("report", params, archive)]

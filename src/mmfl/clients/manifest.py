@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 from pandas.api.types import union_categoricals
 
 from mmfl.clients.assignments import ASSIGNMENTS
-from mmfl.clients.scenarios import SCENARIOS
+from mmfl.clients.scenarios import NEEDS, SCENARIOS, Scenario, by_column
 from mmfl.errors import UserError
 from mmfl.files import atomic
 from mmfl.params.sections import stored
 
 COLUMNS = ["client", "group", "modality", "pair", "split"]
-LOCATION = ["pair", "split", "country", "month", "labels"]
-MODALITIES = ("s1", "s2")
+LOCATION = ["pair", "split", "labels"]
+NO_GROUPS = {"pair", "split", "labels", "height", "width", "crs", "transform"}
 SPLITS = ("train", "validation", "test")
 KEY = b"mmfl.sha256"
 
@@ -45,16 +45,18 @@ def build(
     clients: int = 1,
     seed: int = 0,
     alpha: float = 0.5,
-    modalities: Sequence[str] = MODALITIES,
+    modalities: Sequence[str] = ("s1", "s2"),
     countries: list[str] | None = None,
     months: list[int] | None = None,
 ) -> Manifest:
     """Partition the locations of `table`.
 
     Args:
-        table: one row per location: pair, split, country, month, season, tile, labels (class
-            indices), and a column per modality (bool, or the patch's name or None).
-        scenario, assignment: names in `SCENARIOS` and `ASSIGNMENTS`.
+        table: one row per location: pair, split, labels (class indices), a column per modality
+            (bool, or the patch's name or None), and columns by which locations are grouped, such
+            as country, month, season, tile.
+        scenario: a name in `SCENARIOS`, or a column that names each location's group.
+        assignment: a name in `ASSIGNMENTS`.
         modalities: what a client holds apart; `s2-20m` is held wherever s2 is.
         clients, alpha: groups of `random` and `dirichlet`; the latter's concentration.
         seed: of everything drawn.
@@ -64,7 +66,7 @@ def build(
         UserError: an unknown scenario, assignment or country; a table with a gap, an unknown split
             or a pair twice; two groups of one name; nothing left.
     """
-    form = _known(scenario, SCENARIOS, "partition.scenario")
+    form = _scenario(scenario, table, modalities)
     assign = _known(assignment, ASSIGNMENTS, "partition.assignment")
     modalities = tuple(sorted(modalities))
     table = _chosen(_checked(table, modalities), countries, months)
@@ -128,6 +130,14 @@ def read_manifest(path: Path) -> pd.DataFrame:
     return frame
 
 
+def _scenario(name: str, table: pd.DataFrame, modalities: Sequence[str]) -> Scenario:
+    """The scenario of this name, or the groups that a column of the table names."""
+    columns = sorted(set(map(str, table)) - NO_GROUPS - {stored(q) for q in modalities})
+    usable: dict[str, Scenario] = {column: by_column(column) for column in columns}
+    usable |= {n: form for n, form in SCENARIOS.items() if NEEDS.get(n, set()) <= set(columns)}
+    return _known(name, usable, "partition.scenario")
+
+
 def _known(name: str, registry: dict[str, Any], what: str) -> Any:
     if name not in registry:
         near = difflib.get_close_matches(name, registry, n=1)
@@ -145,11 +155,12 @@ def _checked(table: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
             f"partition: the table of locations has no column {lacking[0]}, expected "
             f"{', '.join(needed)}; run split again"
         )
-    gaps = table[LOCATION].isna()
+    filled = [*LOCATION, *(column for column in ("country", "month") if column in table)]
+    gaps = table[filled].isna()
     if gaps.to_numpy().any():
         row, column = np.argwhere(gaps.to_numpy())[0]
         raise UserError(
-            f"partition: location {table['pair'].iloc[row]}: found no {LOCATION[column]}, expected "
+            f"partition: location {table['pair'].iloc[row]}: found no {filled[column]}, expected "
             "one; correct the metadata and run split again"
         )
     order = np.argsort(table["pair"].to_numpy(object), kind="stable")
@@ -174,6 +185,11 @@ def _chosen(
     table: pd.DataFrame, countries: list[str] | None, months: list[int] | None
 ) -> pd.DataFrame:
     """The locations asked for; every country asked for stays a category, also without locations."""
+    for key, column, wish in (("countries", "country", countries), ("months", "month", months)):
+        if wish is not None and column not in table:
+            raise UserError(f"partition.{key}: the archive has no column {column}; set it to null")
+    if "country" not in table:
+        table = table.assign(country="")
     there = sorted(table["country"].unique())
     for name in countries or ():
         _known(name, dict.fromkeys(there), "partition.countries")

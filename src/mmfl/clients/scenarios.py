@@ -2,7 +2,8 @@
 
 A scenario is a function (table, *, clients, seed, alpha) -> group of each row: names, or categories
 of which the unused ones are reported as empty. `table` has one row per location: pair, split,
-country, month, season, tile, labels, s1, s2. docs/partitions.md shows how to add one.
+labels, the modalities and the archive's group columns, such as country, month, season, tile; a
+group column is a scenario, too. docs/partitions.md shows how to add one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,25 @@ def scenario(name: str) -> Callable[[Scenario], Scenario]:
         return function
 
     return register
+
+
+# columns without which a scenario does not exist
+NEEDS = {"country": {"country"}, "country-season": {"country", "season"}, "tile": {"tile"}}
+
+
+def by_column(column: str) -> Scenario:
+    """The groups that a column names."""
+
+    def groups(table: pd.DataFrame, **_: Any) -> pd.Series:
+        return table[column]
+
+    return groups
+
+
+@scenario("region")
+def region(table: pd.DataFrame, **_: Any) -> pd.Series:
+    """The archive's own regions: a column `region`, else the countries."""
+    return table["region"] if "region" in table else table["country"]
 
 
 @scenario("country")

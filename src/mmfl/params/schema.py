@@ -17,6 +17,7 @@ from mmfl.files import digest
 from mmfl.params.algorithms import ANCHORS, Algorithms, check_optimiser, parts
 from mmfl.params.archives import ARCHIVES, SIMULATED, Known, known
 from mmfl.params.faults import one_line
+from mmfl.params.imagery import Imagery
 from mmfl.params.sections import (
     SCENARIOS,
     Download,
@@ -51,6 +52,7 @@ class Params(Section):
     )
     simulate: Simulate = Simulate()  # type: ignore[call-arg]
     download: Download = Download()  # type: ignore[call-arg]
+    imagery: Imagery = Imagery()  # type: ignore[call-arg]
     split: Split = Split()  # type: ignore[call-arg]
     partition: Partition = Partition()  # type: ignore[call-arg]
     model: Model = Model()  # type: ignore[call-arg]
@@ -348,7 +350,9 @@ def step_values(
             return {"simulate": dump["simulate"]}
         if archive in params.folders:
             return {"folder": params.folders[archive]}
-        return {"local": dump["download"]["local"].get(archive)}
+        values = {"local": dump["download"]["local"].get(archive)}
+        found_by_stac = archive == "dynamicworld-expert"
+        return values | ({"imagery": dump["imagery"]} if found_by_stac else {})
     if step == "split":
         return dump["split"]
     if step == "partition":

@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 
 from mmfl.archives import Archive
-from mmfl.archives.base import MASK_COLUMNS
+from mmfl.archives.base import MASK, MASK_COLUMNS
 from mmfl.errors import UserError
-from mmfl.files import read_json, write_json
+from mmfl.files import file_sha256, read_json, write_json
 from mmfl.patches.writer import group_columns, write_parquet
+
+STORE = "store.json"
 
 
 def write_labels(folder: Path, metadata: pd.DataFrame, archive: Archive) -> None:
@@ -24,6 +26,22 @@ def write_labels(folder: Path, metadata: pd.DataFrame, archive: Archive) -> None
     write_parquet(folder / "index.parquet", metadata[columns].reset_index(drop=True))
     described = {"task": archive.task, "classes": list(archive.classes)}
     write_json(folder / "classes.json", described | {"colours": list(archive.colours) or None})
+
+
+def write_store(folder: Path) -> None:
+    """`store.json`: the stores below a folder of patches, and the digests of their description."""
+    stores = {
+        path.parent.name: {
+            name: file_sha256(path.with_name(name)) for name in ("modality.json", "index.parquet")
+        }
+        for path in sorted(folder.glob("*/modality.json"))
+    }
+    write_json(folder / STORE, stores)
+
+
+def read_modalities(folder: Path) -> list[str]:
+    """The modalities of a folder of patches; the masks are none."""
+    return [name for name in read_json(folder / STORE, "split") if name != MASK.name]
 
 
 def read_classes(folder: Path) -> dict[str, Any]:

@@ -14,11 +14,11 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import compute
 
-from mmfl.clients.manifest import MODALITIES, Manifest, build, write_manifest
+from mmfl.clients.manifest import Manifest, build, write_manifest
 from mmfl.clients.table import client_table
 from mmfl.errors import UserError
 from mmfl.files import atomic, write_json
-from mmfl.patches.labels import read_labels
+from mmfl.patches.labels import read_labels, read_modalities
 from mmfl.reporting.partition import draw
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def location_table(patches: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The label table with a bool column per modality, from the indices of `split`; classes."""
     table, classes = read_labels(patches / "labels")
     pairs = pa.array(table["pair"], pa.string())
-    for q in MODALITIES:  # of the archive
+    for q in read_modalities(patches):
         path = patches / q / "index.parquet"
         try:
             index = pd.read_parquet(path, columns=["pair"])

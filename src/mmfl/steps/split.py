@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,7 +13,7 @@ from mmfl.archives.base import MASK
 from mmfl.errors import UserError
 from mmfl.files import materialise
 from mmfl.patches.faults import SKIPPED, held, refuse, sift, write_skipped
-from mmfl.patches.labels import write_labels
+from mmfl.patches.labels import write_labels, write_store
 from mmfl.patches.writer import encode
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,10 @@ def run(
         materialise(folder, out / folder.name)
     write_labels(out / "labels", rows, described)
     write_skipped(out / "labels" / SKIPPED, faults, lambda file: _shown(file, root))
+    for folder in out.iterdir():  # of another description of the archive
+        if folder.is_dir() and folder.name not in (*stores, "labels"):
+            shutil.rmtree(folder)
+    write_store(out)
 
 
 def _shown(file: str, root: Path) -> str:
