@@ -49,9 +49,9 @@ def simulate(
 def download(
     archive: ARCHIVE,
     params: PARAMS = DEFAULT,
-    parallel: Annotated[int, typer.Option(min=1, max=32, help="files fetched at a time")] = 4,
+    parallel: Annotated[int, typer.Option(min=1, max=32, help="files or images at a time")] = 4,
 ) -> None:
-    """Fetch and verify an archive's files (or register a local copy)."""
+    """Fetch and verify an archive's files and imagery (or register a local copy)."""
     from mmfl.params.archives import SIMULATED
     from mmfl.steps import download as step
     from mmfl.steps.simulate import manifest_path
@@ -66,6 +66,7 @@ def download(
         store=_cache("download"),
         out=Path("data/raw", archive),
         parallel=parallel,
+        imagery=chosen.imagery,
     )
 
 

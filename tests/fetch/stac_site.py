@@ -170,7 +170,9 @@ def outline(rows: tuple[int, int] = (0, 160)) -> dict:
     return transform_geom(UTM, "EPSG:4326", {"type": "Polygon", "coordinates": [ring]})
 
 
-def cog(path: Path, pixels: np.ndarray, size: int, nodata: float, crs: str = UTM) -> None:
+def cog(
+    path: Path, pixels: np.ndarray, size: int, nodata: float, crs: str = UTM, pack: str = "deflate"
+) -> None:
     """A COG of small blocks; in another `crs` the same place, on the grid that GDAL chooses."""
     grid = Affine(size, 0, CORNER[0], 0, -size, CORNER[1])
     profile = {"dtype": pixels.dtype, "count": 1, "nodata": nodata, "crs": UTM, "transform": grid}
@@ -180,7 +182,7 @@ def cog(path: Path, pixels: np.ndarray, size: int, nodata: float, crs: str = UTM
             plain.write(pixels, 1)
         with memory.open() as plain, WarpedVRT(plain, crs=crs) as warped:
             source = plain if crs == UTM else warped
-            copy(source, path, driver="COG", compress="deflate", blocksize=128)
+            copy(source, path, driver="COG", compress=pack, blocksize=128)
 
 
 def ground_control(path: Path) -> None:
@@ -267,7 +269,7 @@ def serving(folder: Path) -> Iterator[Site]:
                 item
                 for item in site.items
                 if item["collection"] in body["collections"]
-                and start <= item["properties"]["datetime"][:19] + "Z" <= end
+                and start <= item["properties"].get("datetime", start)[:19] + "Z" <= end
             ]
             first = body.get("token", 0)
             links = []

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import threading
 import warnings
+from datetime import datetime
 from typing import Any
 
 import requests
+from pystac.errors import STACError, STACTypeError
 from pystac_client import Client
+from pystac_client.errors import ClientTypeError
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
@@ -19,9 +23,14 @@ from mmfl.fetch.web import Refused, Signer, Web, unsigned
 from mmfl.params.imagery import Catalogue
 
 HEAD = 1 << 16  # bytes read at least: a COG's header is in the first of them
-HEADER = 1 << 10  # a file may be shorter than what rasterio reads first
 PAGE = 100  # items of a page of results
 Item = dict[str, Any]  # a STAC item as the catalogue sent it
+FOREIGN = (  # what pystac-client raises where the answers are not those of a STAC API
+    APIError, ClientTypeError, STACError, STACTypeError, AttributeError, KeyError,
+    NotImplementedError, TypeError, ValueError,
+)  # fmt: skip
+
+log = logging.getLogger(__name__)
 
 
 class Unusable(Exception):
@@ -55,6 +64,18 @@ def _json_text(answer: requests.Response) -> str:
     return answer.content.decode("utf-8")
 
 
+def _is_whole(item: Item) -> bool:
+    """Whether an item has all that is looked at without asking."""
+    try:
+        properties = item["properties"]
+        datetime.fromisoformat(properties.get("datetime") or properties["start_datetime"])
+        parts = item["geometry"]["coordinates"], item["assets"].keys()
+        return isinstance(item["id"], str) and all(part is not None for part in parts)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        log.warning("an item without time, place or assets is left out: %.80s", item.get("id"))
+        return False
+
+
 class Service:
     """One modality's collection of a catalogue; `web` is shared by all of the catalogue's."""
 
@@ -83,8 +104,8 @@ class Service:
                     datetime=f"{start}/{end}",
                     limit=PAGE,
                 )
-            found = {item["id"]: item for item in search.items_as_dicts()}
-        except (APIError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+            found = {item["id"]: item for item in search.items_as_dicts() if _is_whole(item)}
+        except FOREIGN as error:
             text = " ".join(str(error).split())[:200]
             raise Refused(f"{unsigned(self.catalogue.url)}: no STAC API ({text})", 0) from None
         return [found[key] for key in sorted(found)]
@@ -136,14 +157,12 @@ class Service:
 class Remote:
     """An asset for rasterio: only what is read is fetched, the header at once.
 
-    rasterio hides what goes wrong in a read, so `error` keeps it; `short` says that bytes were
-    asked for behind the file's end, as they are where a GeoTIFF was cut off.
+    rasterio hides what goes wrong in a read, so `error` keeps it.
     """
 
     def __init__(self, service: Service, href: str) -> None:
         self.service, self.href = service, href
         self.error: Exception | None = None
-        self.short = False
         self._total: int | None = None
         self._head = self._last = (0, b"")
 
@@ -199,6 +218,5 @@ class Handle(io.RawIOBase):
         if size < 0:
             size = self.remote.size - self.at
         data = self.remote.bytes(self.at, size)
-        self.remote.short |= len(data) < size and self.at >= HEADER
         self.at += len(data)
         return data

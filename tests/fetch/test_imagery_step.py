@@ -1,0 +1,122 @@
+"""The step with imagery: one root for labels and images, and a table that is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from mmfl.errors import UserError
+from mmfl.fetch.imagery import COLUMNS
+from mmfl.fetch.web import ATTEMPTS
+from mmfl.steps import download
+
+from .stac_site import Fault, Site, tiles
+from .test_imagery import choice, read
+from .test_imagery_faults import B02
+
+HEADER = ",".join(COLUMNS) + "\n"
+
+
+@dataclass
+class Labels:
+    """An archive that is only its list of tiles."""
+
+    metadata_files = ("table.xlsx",)
+
+    def tiles(self, root: Path) -> pd.DataFrame:
+        assert (root / "table.xlsx").is_file()
+        return tiles(2)
+
+
+@pytest.fixture
+def site(stac: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """The working directory holds the labels' files and their manifest."""
+    stac.s2()
+    stac.s1()
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "table.xlsx").write_bytes(b"table")
+    files = [{"name": "table.xlsx", "url": (labels / "table.xlsx").as_uri()}]
+    manifest = {"archive": "expert", "licence": "CC-BY-4.0", "files": files}
+    (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download, "get", lambda *_: Labels())
+    return stac
+
+
+def run(site: Site, **changed: object) -> tuple[Path, str]:
+    """The root, and the kept table."""
+    given = {"manifest": Path("manifest.yaml"), "local": None, "imagery": choice(site)} | changed
+    out = Path("data/raw/expert")
+    download.run("expert", store=Path("store"), out=out, pause=0.01, **given)  # type: ignore[arg-type]
+    assert {item.name for item in out.iterdir()} == {"files.csv", "root.json", "scenes.csv"}
+    root = Path(json.loads((out / "root.json").read_text())["root"])
+    return root, (out / "scenes.csv").read_text()
+
+
+def test_one_root(site: Site) -> None:
+    root, table = run(site)
+    assert root.parent == Path("store") and (root / "table.xlsx").read_bytes() == b"table"
+    assert {item.name for item in root.iterdir()} == {"table.xlsx", "imagery"}
+    assert read(root / "imagery", "s2", "dw_1").shape == (2, 48, 40)
+    assert table.startswith(HEADER) and table.count(",ok,") == 4
+    site.asked.clear()
+    assert run(site) == (root, table) and not site.asked
+
+
+def test_another_choice_has_another_root(site: Site) -> None:
+    first, table = run(site)
+    second, other = run(site, imagery=choice(site, bands={"s1": ["VH"], "s2": ["B02"]}))
+    assert first != second and table != other
+    assert read(first / "imagery", "s2").shape[0] == 2
+    assert read(second / "imagery", "s2").shape[0] == 1
+
+
+def test_no_choice(site: Site) -> None:
+    root, table = run(site, imagery=None)
+    assert table == HEADER and not (root / "imagery").exists() and not site.asked
+
+
+def test_a_local_copy_of_the_labels(site: Site) -> None:
+    """It is not written to; the root has links to it."""
+    labels = Path("labels")
+    root, table = run(site, manifest=None, local=labels)
+    assert root.parent == Path("store") and table.count(",ok,") == 4
+    assert (root / "table.xlsx").resolve() == (labels / "table.xlsx").resolve()
+    assert [item.name for item in labels.iterdir()] == ["table.xlsx"]
+
+
+def test_a_local_copy_with_images_is_used_in_place(site: Site) -> None:
+    (Path("labels") / "imagery/s2").mkdir(parents=True)
+    assert run(site, manifest=None, local=Path("labels")) == (Path("labels"), HEADER)
+    assert not site.asked
+
+
+def test_a_root_with_images_goes_elsewhere(site: Site) -> None:
+    """Its table goes with it."""
+    root, table = run(site)
+    site.asked.clear()
+    assert run(site, manifest=None, local=root) == (root, table) and not site.asked
+
+
+def test_failures_end_the_step_and_keep_the_rest(site: Site) -> None:
+    site.fail(B02, *[Fault(503)] * (2 * ATTEMPTS))
+    with pytest.raises(UserError, match=r"data/raw/expert/scenes.csv: found 2 of 4 images failed"):
+        run(site, parallel=1)
+    out = Path("data/raw/expert")
+    assert [item.name for item in out.iterdir()] == ["scenes.csv"]
+    assert (out / "scenes.csv").read_text().count(",failed,") == 2
+    site.asked.clear()
+    assert run(site)[1].count(",ok,") == 4
+    assert site.asked["/search"] == 2
+
+
+def test_the_tables_are_the_same_bytes(site: Site) -> None:
+    first = run(site, parallel=1)
+    Path("store").rename("before")
+    assert run(site, parallel=4) == first
