@@ -35,7 +35,7 @@ def made(archive, tmp_path) -> Path:
         "bigearthnet-v2", root=archive, out=tmp_path / "data/patches/bigearthnet-v2",
         store=tmp_path / "store", shard_size=5, snow=True, cloud_or_shadow=True,
     )  # fmt: skip
-    out = tmp_path / "data/clients/bigearthnet-v2/country-duplicate-p0.parquet"
+    out = tmp_path / "data/clients/bigearthnet-v2/region-duplicate-p0.parquet"
     partition.run(
         patches=tmp_path / "data/patches/bigearthnet-v2", out=out, scenario="country",
         assignment="duplicate",
@@ -47,7 +47,7 @@ def test_a_sound_archive(archive, tmp_path):
     found = inspect(archive, full=True)
     text = found.text()
     assert not found.damage and text.endswith("Nothing is damaged.")
-    assert re.search(r"Patches read +48 of 48", text) and len(found.gallery) == 12
+    assert re.search(r"Patches read +48 of 48", text) and len(found.gallery.places) == 12
     assert re.search(r"Austria +7 +7 +7", text) and "Broad-leaved forest" in text
     found.write_page(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
@@ -82,11 +82,11 @@ def test_a_damaged_archive(archive):
 
 def test_a_sound_store_and_partition(made, tmp_path):
     found = inspect(made / "patches/bigearthnet-v2")
-    assert not found.damage and len(found.gallery) == 12
+    assert not found.damage and len(found.gallery.places) == 12
     assert re.search(r"With every modality +24", found.text())
-    path = made / "clients/bigearthnet-v2/country-duplicate-p0.parquet"
+    path = made / "clients/bigearthnet-v2/region-duplicate-p0.parquet"
     found = inspect(path)
-    assert not found.damage and "austria-s1" in found.text() and len(found.gallery) == 12
+    assert not found.damage and "austria-s1" in found.text() and len(found.gallery.places) == 12
     found.write_page(tmp_path / "p.html")
     assert "<svg" in (tmp_path / "p.html").read_text()
 
@@ -143,7 +143,7 @@ def test_a_damaged_store(made, name, break_it, match):
     ],
 )
 def test_a_damaged_partition(made, end, break_it, match):
-    path = made / "clients/bigearthnet-v2/country-duplicate-p0.parquet"
+    path = made / "clients/bigearthnet-v2/region-duplicate-p0.parquet"
     break_it(path.with_suffix(end))
     found = inspect(path)
     assert any(re.search(match, line) for line in found.damage), found.damage

@@ -37,15 +37,17 @@ class Grid:
         """The same ground in other pixels."""
         if self.transform is None:
             return Grid(height, width)
-        scale = Affine.scale(self.width / width, self.height / height)
-        return Grid(height, width, self.crs, self.transform * scale)
+        t, x, y = self.transform, self.width / width, self.height / height
+        scaled = Affine(t.a * x, t.b * y, t.c, t.d * x, t.e * y, t.f)
+        return Grid(height, width, self.crs, scaled)
 
     @property
     def corners(self) -> np.ndarray:
         """(4, 2) in the CRS, clockwise from the first pixel's; needs a transform."""
         assert self.transform is not None
-        ends = ((0, 0), (self.width, 0), (self.width, self.height), (0, self.height))
-        return np.array([self.transform * end for end in ends])
+        t = self.transform
+        x, y = np.array([(0, 0), (self.width, 0), (self.width, self.height), (0, self.height)]).T
+        return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
 
     @property
     def pixel(self) -> float:

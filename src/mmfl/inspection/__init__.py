@@ -7,6 +7,7 @@ from pathlib import Path
 from mmfl.errors import UserError
 from mmfl.files import read_json
 from mmfl.inspection.archive import inspect_archive
+from mmfl.inspection.check import check
 from mmfl.inspection.findings import Findings
 from mmfl.inspection.partition import inspect_partition
 from mmfl.inspection.run import inspect_run
@@ -27,11 +28,13 @@ def inspect(path: Path, *, archive: str | None = None, full: bool = False) -> Fi
     if (path / "root.json").is_file():  # data/raw/<archive>
         archive = archive or path.resolve().name
         path = Path(read_json(path / "root.json", "download").get("root", ""))
+    if path.is_file() and path.suffix in (".yaml", ".yml"):
+        return check(path, full=full)
     if path.is_file() and path.suffix == ".parquet":
         return inspect_partition(path)
     if (path / "run.json").exists():
         return inspect_run(path)
-    if (path / "labels").is_dir() and any((path / q).is_dir() for q in ("s1", "s2")):
+    if (path / "labels").is_dir() and any(path.glob("*/modality.json")):
         return inspect_store(path)
     name = archive or recognise(path)
     if name is not None:
@@ -39,7 +42,8 @@ def inspect(path: Path, *, archive: str | None = None, full: bool = False) -> Fi
     found = "nothing" if not path.exists() else "a file" if path.is_file() else "a folder"
     raise UserError(
         f"{path}: found {found}, expected an archive's folder with its tables, data/raw/<archive>, "
-        "data/patches/<archive>, a partition (.parquet) or a run's folder with run.json"
+        "data/patches/<archive>, a partition (.parquet), a run's folder with run.json, or the "
+        "description (.yaml) of an archive of your own"
     )
 
 
@@ -52,4 +56,4 @@ def recognise(root: Path) -> str | None:
     return None
 
 
-__all__ = ["Findings", "inspect"]
+__all__ = ["Findings", "check", "inspect"]

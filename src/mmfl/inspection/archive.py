@@ -9,14 +9,16 @@ import pandas as pd
 from tqdm import tqdm
 
 from mmfl.archives import Archive, get
-from mmfl.archives.base import pixels_only
+from mmfl.archives.base import MASK, SPLITS, pixels_only
 from mmfl.errors import DamagedFile, UserError
 from mmfl.inspection.findings import GALLERY, Findings, spaced
 from mmfl.patches.faults import sift
-from mmfl.reporting.gallery import Location
+from mmfl.patches.writer import group_columns
+from mmfl.reporting.gallery import Gallery, Location, Tile
 
 READ = 64  # patches per modality that are read without --full
-SPLITS = ["train", "validation", "test"]
+PICTURES = 4  # modalities that are shown of a location
+SHOW = {"s2": ("B04", "B03", "B02"), "s1": ("VV", "VH")}  # where nothing is said
 
 
 def inspect_archive(root: Path, name: str, full: bool) -> Findings:
@@ -25,10 +27,10 @@ def inspect_archive(root: Path, name: str, full: bool) -> Findings:
     Raises:
         UserError: its tables are missing or malformed, or the name is unknown.
     """
-    archive = get(name)
+    archive = get(name, root)
     listed = archive.metadata(root)
     found = Findings(f"Archive {name}", {"Root": str(root)})
-    found.facts["Licence"] = "CC0-1.0, simulated" if name == "simulated" else "CDLA-Permissive-1.0"
+    found.facts["Licence"] = archive.licence
     found.facts["Locations listed"] = f"{len(listed):,}, without snow, cloud and shadow"
     try:
         every = archive.metadata(root, snow=True, cloud_or_shadow=True)
@@ -41,19 +43,21 @@ def inspect_archive(root: Path, name: str, full: bool) -> Findings:
     describe(found, archive, rows)
     damaged = _read(found, archive, root, rows, full)
     good = rows[~rows[list(archive.modalities)].isin(damaged).any(axis=1)]
-    found.gallery = _gallery(archive, root, good)
+    found.gallery = pictures(archive, root, good)
     return found
 
 
 def describe(found: Findings, archive: Archive, rows: pd.DataFrame) -> None:
-    """Who has what: modalities, splits by country, classes, bands."""
+    """Who has what: modalities, splits by group, classes, bands."""
     has = {q: rows[q].notna() for q in archive.modalities}
-    both = np.all(list(has.values()), axis=0)
-    alone = ", ".join(f"{int((m & ~both).sum()):,} only in {q.upper()}" for q, m in has.items())
-    found.facts["Locations that can be used"] = f"{len(rows):,}, {alone}"
+    whole = np.all(list(has.values()), axis=0)
+    lacking = ", ".join(f"{int((~m).sum()):,} without {q.upper()}" for q, m in has.items())
+    found.facts["Locations that can be used"] = (
+        f"{len(rows):,}, {int(whole.sum()):,} with every modality, {lacking}"
+    )
     if rows.empty:
         return
-    found.add("Locations by country and split", by_country(rows))
+    found.add(*by_group(rows, list(archive.modalities)))
     found.add("Classes", class_counts(rows["labels"], archive.classes))
     bands = [
         {"band": b.name, "modality": q.upper(), "metres": b.resolution, "pixels": b.size,
@@ -63,11 +67,21 @@ def describe(found: Findings, archive: Archive, rows: pd.DataFrame) -> None:
     found.add("Bands", pd.DataFrame(bands))
 
 
-def by_country(rows: pd.DataFrame) -> pd.DataFrame:
-    """country, train, validation, test, tiles, months."""
-    table = pd.crosstab(rows["country"], rows["split"]).reindex(columns=SPLITS, fill_value=0)
-    other = rows.groupby("country").agg(tiles=("tile", "nunique"), months=("month", "nunique"))
-    return table.join(other).reset_index()
+def by_group(rows: pd.DataFrame, modalities: list[str]) -> tuple[str, pd.DataFrame]:
+    """A title, and a table: group, train, validation, test, different values of other columns.
+
+    The group is what the scenario `region` uses, by the column's own name if it has one.
+    """
+    groups = [c for c in group_columns(rows, modalities) if c not in ("pair", "split")]
+    if not groups:
+        groups, rows = ["region"], rows.assign(region="all")
+    alike = [c for c in groups if "region" not in rows or rows[c].equals(rows["region"])]
+    first = min(alike or groups, key="region".__eq__)
+    table = pd.crosstab(rows[first], rows["split"]).reindex(columns=list(SPLITS), fill_value=0)
+    for other in groups:
+        if other not in (first, "region"):
+            table[f"{other}s"] = rows.groupby(first)[other].nunique()
+    return f"Locations by {first} and split", table.reset_index()
 
 
 def class_counts(labels: pd.Series, classes: tuple[str, ...]) -> pd.DataFrame:
@@ -81,7 +95,7 @@ def class_counts(labels: pd.Series, classes: tuple[str, ...]) -> pd.DataFrame:
 def _read(
     found: Findings, archive: Archive, root: Path, rows: pd.DataFrame, full: bool
 ) -> set[str]:
-    """Read bands; the patches that are damaged."""
+    """Read patches; those that are damaged."""
     damaged: set[str] = set()
     count = 0
     for q, modality in archive.modalities.items():
@@ -102,22 +116,44 @@ def _read(
     return damaged
 
 
-def _gallery(archive: Archive, root: Path, rows: pd.DataFrame) -> list[Location]:
-    """Some locations that have both modalities."""
-    names = {q: {band.name for band in m.bands} for q, m in archive.modalities.items()}
-    wanted = {"s2": ["B04", "B03", "B02"], "s1": ["VV", "VH"]}
-    if any(not set(bands) <= names.get(q, set()) for q, bands in wanted.items()):
-        return []
-    rows = rows[rows["s1"].notna() & rows["s2"].notna()]
-    places = []
+def shown(modality: str, names: list[str], show: tuple[str, ...] | list[str]) -> list[str]:
+    """The one to three bands that make a modality's picture; the first one where nobody says."""
+    usual = SHOW.get(modality, ())
+    usual = usual if set(usual) <= set(names) else ()
+    return [*(show or usual or names[:1])]
+
+
+def pictures(archive: Archive, root: Path, rows: pd.DataFrame) -> Gallery | None:
+    """Some locations, those that have every modality if there are any."""
+    bands = {q: shown(q, [band.name for band in m.bands], m.show)
+             for q, m in list(archive.modalities.items())[:PICTURES]}  # fmt: skip
+    whole = rows[rows[list(bands)].notna().all(axis=1)]
+    rows = whole if len(whole) else rows
+    places: list[Location] = []
+    tiles: list[Tile] = []
     for row in rows.iloc[spaced(len(rows), GALLERY)].to_dict("records"):
+        pair = str(row["pair"])
         try:
-            optical, radar = (
-                np.stack([archive.read(root, q, str(row[q]), band) for band in wanted[q]])
-                for q in ("s2", "s1")
-            )
+            images = {q: None if row[q] is None else _image(archive, root, q, str(row[q]), names)
+                      for q, names in bands.items()}  # fmt: skip
+            if archive.task == "pixel":
+                mask = archive.read_patch(root, MASK.name, pair, MASK.resolutions[0])[0]
+                tiles.append(Tile(pair, images, mask))
+            else:
+                labels = tuple(archive.classes[i] for i in row["labels"])
+                places.append(Location(pair, images, labels))
         except DamagedFile:
             continue  # not among those that were read before
-        labels = tuple(archive.classes[i] for i in row["labels"])
-        places.append(Location(str(row["pair"]), {"s2": optical, "s1": radar}, labels))
-    return places
+    if not tiles and not places:
+        return None
+    return Gallery(tiles or places, bands, "", archive.classes, archive.colours or None)
+
+
+def _image(archive: Archive, root: Path, q: str, patch: str, names: list[str]) -> np.ndarray:
+    """(bands, H, W) float32, NaN in gaps."""
+    found = []
+    for name in names:
+        pixels = archive.read(root, q, patch, name).astype(np.float32)
+        nodata = archive.modality(q).band(name).nodata
+        found.append(pixels if nodata is None else np.where(pixels == nodata, np.nan, pixels))
+    return np.stack(found)

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mmfl.files import write_text
-from mmfl.reporting import gallery, page
+from mmfl.reporting import page
+from mmfl.reporting.gallery import Gallery
 from mmfl.reporting.layout import Table
 
 SHOWN = 20  # damaged things that are named
@@ -27,7 +28,7 @@ class Findings:
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
-    gallery: list[gallery.Location] = field(default_factory=list)
+    gallery: Gallery | None = None
     picture: page.Picture | None = None
 
     def add(self, title: str, frame: pd.DataFrame) -> None:
@@ -66,7 +67,8 @@ class Findings:
             "verdict": self.verdict(),
             "damaged": bool(self.damage),
             "picture": self.picture,
-            "gallery": gallery.png(self.gallery) if self.gallery else "",
+            "gallery": self.gallery.png() if self.gallery else "",
+            "shown": self.gallery.shown() if self.gallery else "",
         }
         write_text(path, page.render(TEMPLATE, **values))
 

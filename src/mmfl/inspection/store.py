@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmfl.archives.base import MASK
 from mmfl.errors import UserError
 from mmfl.files import file_sha256, read_json
-from mmfl.inspection.archive import by_country, class_counts
+from mmfl.inspection.archive import PICTURES, by_group, class_counts, shown
 from mmfl.inspection.findings import GALLERY, Findings, spaced
 from mmfl.patches.faults import SKIPPED, read_skipped
-from mmfl.patches.labels import read_labels
-from mmfl.reporting.gallery import Location
+from mmfl.patches.labels import read_classes, read_labels
+from mmfl.reporting.gallery import Gallery, Location, Tile
 
 
 def inspect_store(folder: Path) -> Findings:
     """See `inspect`. What cannot be read is among the damage; the rest is still shown."""
     found = Findings(f"Patches {folder.resolve().name}", {"Folder": str(folder)})
     classes: tuple[str, ...] = ()
-    labels = pd.DataFrame(columns=["pair", "country", "split", "tile", "month", "labels"])
+    labels = pd.DataFrame(columns=["pair", "split", "labels"])
     try:
         labels, classes = read_labels(folder / "labels")
     except UserError as error:
@@ -34,10 +35,12 @@ def inspect_store(folder: Path) -> Findings:
         rows.append(row)
         held[path.name] = pairs
     found.add("Modalities", pd.DataFrame(rows))
-    if held:
-        both = set.intersection(*held.values())
-        alone = [f"{len(p - both):,} only in {q.upper()}" for q, p in held.items()]
-        found.facts["With every modality"] = f"{len(both):,}, {', '.join(alone)}"
+    images = {q: pairs for q, pairs in held.items() if q != MASK.name}
+    if images:
+        whole = set.intersection(*images.values())
+        every = set(labels["pair"])
+        lacking = [f"{len(every - pairs):,} without {q.upper()}" for q, pairs in images.items()]
+        found.facts["With every modality"] = f"{len(whole):,}, {', '.join(lacking)}"
     try:
         skipped = read_skipped(folder / "labels" / SKIPPED)
         found.facts["Left out by the split"] = f"{len(skipped):,}"
@@ -45,9 +48,11 @@ def inspect_store(folder: Path) -> Findings:
     except UserError as error:
         found.damage.append(str(error))
     if len(labels):
-        found.add("Locations by country and split", by_country(labels))
+        found.add(*by_group(labels, list(images)))
         found.add("Classes", class_counts(labels["labels"], classes))
-    if not found.damage and {"s1", "s2"} <= held.keys():
+        if MASK.name in held and (bare := every - held[MASK.name]):
+            found.damage.append(f"{folder / MASK.name}: has no mask of {min(bare)}; run split")
+    if not found.damage:
         found.gallery = gallery_of(folder)
     return found
 
@@ -59,6 +64,7 @@ def _modality(found: Findings, folder: Path, located: set[str]) -> tuple[dict[st
         described = read_json(folder / "modality.json", "split")
         index = pd.read_parquet(folder / "index.parquet", columns=["pair", "patch", "shard", "row"])
         bands, rows, shards = described["bands"], described["rows"], described["shards"]
+        shapes = described["shapes"]
         resolutions = sorted({band["resolution"] for band in bands})
     except (UserError, OSError, ValueError, KeyError, TypeError) as error:
         text = " ".join(str(error).split())
@@ -77,7 +83,8 @@ def _modality(found: Findings, folder: Path, located: set[str]) -> tuple[dict[st
         for metres in resolutions:
             path = folder / f"{metres}m-{number:05d}.npy"
             own = [band for band in bands if band["resolution"] == metres]
-            problem = _shard(path, own, rows[number], sums.get(path.name))
+            expected = (own[0]["dtype"], (rows[number], len(own), *shapes[str(metres)][number]))
+            problem = _shard(path, expected, sums.get(path.name))
             if problem:
                 found.damage.append(f"{path}: {problem}; run split again")
             size += path.stat().st_size if path.is_file() else 0
@@ -89,16 +96,14 @@ def _modality(found: Findings, folder: Path, located: set[str]) -> tuple[dict[st
     return row, set(index["pair"])
 
 
-def _shard(path: Path, bands: list[dict], rows: int, sha256: str | None) -> str | None:
-    """What is wrong with a shard's file."""
+def _shard(path: Path, expected: tuple[str, tuple], sha256: str | None) -> str | None:
+    """What is wrong with a shard's file; `expected`: type and shape."""
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         return "is missing"
     except (OSError, ValueError, EOFError) as error:
         return f"not readable ({' '.join(str(error).split())})"
-    size = bands[0]["size"]
-    expected = (bands[0]["dtype"], (rows, len(bands), size, size))
     if (mapped.dtype.name, mapped.shape) != expected:
         return f"found {mapped.dtype.name} {mapped.shape}, expected {expected[0]} {expected[1]}"
     if sha256 is not None and file_sha256(path) != sha256:
@@ -106,26 +111,40 @@ def _shard(path: Path, bands: list[dict], rows: int, sha256: str | None) -> str 
     return None
 
 
-def gallery_of(folder: Path, pairs: set[str] | None = None) -> list[Location]:
-    """Some locations (of `pairs`) that a sound store holds in both modalities; else none."""
-    from mmfl.patches.reader import Images, Patches
+def gallery_of(folder: Path, pairs: set[str] | None = None) -> Gallery | None:
+    """Some locations (of `pairs`) of a sound store, with every modality if there are any."""
+    from mmfl.patches.reader import Patches
+    from mmfl.patches.tiles import Masks, Tiles
 
-    wanted = {"s2": ["B04", "B03", "B02"], "s1": ["VV", "VH"]}
     try:
         labels, classes = read_labels(folder / "labels")
-        stores = {q: Patches(folder / q) for q in wanted}
-        size = next(b["size"] for b in stores["s2"].bands if b["name"] == "B04")
-        images = {q: Images(store, wanted[q], size) for q, store in stores.items()}
-        for store in stores.values():
-            labels = labels[labels["pair"].isin(store.pairs)]
+        described = read_classes(folder / "labels")
+        found = {path.parent.name: Patches(path.parent)
+                 for path in sorted(folder.glob("*/modality.json"))
+                 if path.parent.name != MASK.name}  # fmt: skip
+        bands = {q: shown(q, [band["name"] for band in store.bands], store.show)
+                 for q, store in list(found.items())[:PICTURES]}  # fmt: skip
         if pairs is not None:
             labels = labels[labels["pair"].isin(pairs)]
-        places = []
-        for row in labels.iloc[spaced(len(labels), GALLERY)].to_dict("records"):
-            pair = np.array([row["pair"]], dtype=object)
-            raw = {q: images[q].batch(stores[q].rows(pair))[0].numpy() for q in images}
-            has = tuple(classes[i] for i in row["labels"])
-            places.append(Location(str(row["pair"]), raw, has))
-        return places
-    except (UserError, StopIteration):  # damage is told where the store is inspected
-        return []
+        whole = labels[np.all([labels["pair"].isin(found[q].pairs) for q in bands], axis=0)]
+        labels = whole if len(whole) else labels
+        rows = labels.iloc[spaced(len(labels), GALLERY)].to_dict("records")
+        places: list[Location] = []
+        tiles: list[Tile] = []
+        for row in rows:
+            name = np.array([row["pair"]], dtype=object)
+            images = {q: Tiles(found[q], own).tile(int(found[q].rows(name)[0])).numpy()
+                      if row["pair"] in found[q].pairs else None
+                      for q, own in bands.items()}  # fmt: skip
+            if described["task"] == "pixel":
+                masks = Masks(folder / MASK.name)
+                mask = masks.tile(int(masks.rows(name)[0]))
+                tiles.append(Tile(str(row["pair"]), images, mask))
+            else:
+                labels_of = tuple(classes[i] for i in row["labels"])
+                places.append(Location(str(row["pair"]), images, labels_of))
+        if not rows or not bands:
+            return None
+        return Gallery(tiles or places, bands, "", classes, described["colours"])
+    except UserError:  # damage is told where the store is inspected
+        return None

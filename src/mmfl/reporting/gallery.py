@@ -49,13 +49,14 @@ class Tile:
     """A test tile of the pixel task.
 
     Attributes:
-        mask, predicted: (H, W) uint8 class indices, 255 where ignored or not predicted.
+        mask, predicted: (H, W) uint8 class indices, 255 where ignored or not predicted;
+            `predicted` None where nothing was.
     """
 
     pair: str
     images: Images
     mask: NDArray[np.uint8]
-    predicted: NDArray[np.uint8]
+    predicted: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,18 @@ class Gallery:
             return png_tiles(self.tiles, self.classes, self.colours)
         return png([place for place in self.places if isinstance(place, Location)])
 
+    def shown(self) -> str:
+        """Which bands the pictures show."""
+        return "; ".join(
+            f"{modality_names(name)}: {_band_names(bands)}" for name, bands in self.bands.items()
+        )
+
     def caption(self) -> str:
         """How they were chosen, and how to read them."""
         places = "tiles" if self.tiles else "locations"
-        shown = "; ".join(
-            f"{modality_names(name)}: {_band_names(bands)}" for name, bands in self.bands.items()
-        )
         text = (
             f"Test {places} at equal steps of the sorted list, not chosen by result; {self.run}. "
-            f"{shown}; each stretched from 2 to 98 %. "
+            f"{self.shown()}; each stretched from 2 to 98 %. "
         )
         if not self.tiles:
             return text + "✓ found, ○ missed, ✗ false alarm, at a probability of 0.5."
@@ -128,8 +132,10 @@ def png_tiles(
 ) -> str:
     """The pictures as a base64 PNG: a tile per row, its label and prediction, a legend below."""
     palette = [*colours] if colours else qualitative(len(classes))
-    columns = len(tiles[0].images) + 2
-    shown = np.unique(np.concatenate([np.append(t.mask, t.predicted) for t in tiles]))
+    names = ("Label",) if tiles[0].predicted is None else ("Label", "Prediction")
+    columns = len(tiles[0].images) + len(names)
+    maps = [[t.mask] if t.predicted is None else [t.mask, t.predicted] for t in tiles]
+    shown = np.unique(np.concatenate([values.ravel() for part in maps for values in part]))
     named = [i for i in shown.tolist() if i != IGNORED]
     with style():
         longest = max([len(NO_CLASS), *(len(short(classes[i])) for i in named)])
@@ -142,9 +148,7 @@ def png_tiles(
             ax.axis("off")
         for place, (row, tile) in enumerate(zip(axes, tiles, strict=True)):
             _pictures(row, tile.images, tile.pair, headed=not place)
-            for ax, values, name in zip(
-                row[-2:], (tile.mask, tile.predicted), ("Label", "Prediction"), strict=True
-            ):
+            for ax, values, name in zip(row[-len(names) :], maps[place], names, strict=True):
                 ax.imshow(coloured(values, palette), interpolation="nearest")
                 if not place:
                     ax.set_title(name, fontsize=8.5)

@@ -1,0 +1,297 @@
+"""`mmfl check`: everything that is wrong with an archive of one's own is said, and nothing else."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+from mmfl import cli
+from mmfl.archives.folder_files import Grid
+from mmfl.inspection import check, inspect, overlap
+
+SIDE = 32
+DESCRIPTION = """
+table: locations.csv
+groups: [place]
+modalities:
+  s2: {path: "s2/{id}.tif", bands: [B02, B03, B04]}
+  s1: {path: radar, bands: [VV, VH]}
+mask: {path: "mask/{id}.tif", classes: {0: land, 1: water}, ignore: -1}
+"""
+
+
+def tif(path: Path, pixels: np.ndarray, corner: tuple[float, float], crs="EPSG:32633") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = {"crs": crs, "transform": from_origin(*corner, 10, 10)} if crs else {}
+    with rasterio.open(path, "w", driver="GTiff", height=SIDE, width=SIDE, count=len(pixels),
+                       dtype=pixels.dtype, **place) as target:  # fmt: skip
+        target.write(pixels)
+
+
+def build(folder: Path, crs: str | None = "EPSG:32633") -> Path:
+    """Nine locations 10 km apart, three of each split; the last has no radar."""
+    rng = np.random.default_rng(2)
+    rows = []
+    for i in range(9):
+        name, corner = f"p{i}", (400_000 + 10_000 * i, 5_000_000)
+        tif(folder / f"s2/{name}.tif", rng.integers(1, 4000, (3, SIDE, SIDE)).astype("uint16"),
+            corner, crs)  # fmt: skip
+        radar = rng.normal(-12, 3, (2, SIDE, SIDE)).astype("float32")
+        radar[:, :2] = np.nan
+        tif(folder / f"s1/{name}.tif", radar, corner, crs)
+        codes = rng.integers(-1, 2, (1, SIDE, SIDE)).astype("int16")
+        tif(folder / f"mask/{name}.tif", codes, corner, crs)
+        rows.append({"id": name, "split": ["train", "val", "test"][i % 3], "place": f"T{i // 3}",
+                     "radar": f"s1/{name}.tif" if i < 8 else ""})  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "locations.csv", index=False)
+    (folder / "floods.yaml").write_text(DESCRIPTION)
+    return folder / "floods.yaml"
+
+
+@pytest.fixture
+def floods(tmp_path) -> Path:
+    return build(tmp_path)
+
+
+def rows_of(found, title: str) -> dict[str, list[str]]:
+    table = next(table for table in found.tables if table.title.startswith(title))
+    return {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+
+
+def codes(folder: Path) -> np.ndarray:
+    found = []
+    for path in sorted((folder / "mask").iterdir()):
+        with rasterio.open(path) as source:
+            found.append(source.read(1))
+    return np.stack(found)
+
+
+def test_a_sound_archive(floods, tmp_path):
+    found = check(floods, full=True)
+    assert not found.damage and not [n for n in found.notes if n.startswith("Warning")]
+    seen = codes(tmp_path)
+    table = rows_of(found, "Classes")
+    for name, code in (("land", 0), ("water", 1), ("ignored", -1)):
+        assert table[name]["pixels"] == f"{(seen == code).sum():,}"
+        assert table[name]["codes"] == str(code) and table[name]["tiles"] == "9"
+    bands = rows_of(found, "Bands")
+    with rasterio.open(tmp_path / "s1/p0.tif") as source:
+        assert float(bands["VV"]["most"]) >= round(float(np.nanmax(source.read(1))), 2)
+    assert bands["VH"]["gaps %"] == f"{100 * 2 / SIDE:.4g}" and bands["B02"]["gaps %"] == "0"
+    kinds = rows_of(found, "Modalities")
+    assert (kinds["s1"]["locations"], kinds["s1"]["without"]) == ("8", "1")
+    assert kinds["s2"]["type"] == "uint16" and kinds["mask"]["pixels"] == "32 x 32"
+    assert kinds["s2"]["metres"] == "10"
+    places = rows_of(found, "Locations by place")
+    assert places["T0"] == {"place": "T0", "train": "1", "validation": "1", "test": "1"}
+    text = found.text()
+    assert "No ground is shared by two splits (9 footprints)" in text
+    assert text.endswith(
+        f"  folders: {{floods: {floods}}}\n  archives: {{floods: {{}}}}\n"
+        "  partition: {scenario: region}"
+    )
+    assert len(found.gallery.tiles) == 8
+    found.write_page(tmp_path / "page.html")
+    assert "data:image/png" in (tmp_path / "page.html").read_text()
+
+
+def test_a_sample_is_read_unless_all_is_asked_for(floods, monkeypatch):
+    monkeypatch.setattr(sys.modules["mmfl.inspection.check"], "READ", 3)
+    assert "3 of 9 s2, 3 of 8 s1, 3 of 9 mask" in check(floods).facts["Pixels read"]
+    assert "9 of 9 s2, 8 of 8 s1" in check(floods, full=True).facts["Pixels read"]
+
+
+def write(path: Path, change) -> None:
+    """Change the pixels of a file."""
+    with rasterio.open(path) as source:
+        pixels, profile = source.read(), source.profile
+    pixels = change(pixels)
+    profile.update(count=len(pixels), dtype=pixels.dtype)
+    path.unlink()
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(pixels)
+
+
+def move(path: Path, corner: tuple[float, float], crs: str = "EPSG:32633") -> None:
+    with rasterio.open(path) as source:
+        pixels = source.read()
+    tif(path, pixels, corner, crs)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "match"),
+    [
+        (lambda f: (f / "s2/p1.tif").unlink(), r"s2/p1.tif: is missing, the s2 of p1$"),
+        (lambda f: (f / "s1/p2.tif").write_bytes(b"II*\0"), r"s1/p2.tif: cannot be read"),
+        (lambda f: write(f / "s2/p3.tif", lambda x: x[:2]), r"s2/p3.tif: has 2 bands, expected"),
+        (lambda f: write(f / "mask/p4.tif", lambda x: x + 5), r"mask/p4.tif: holds the code"),
+        (lambda f: replace(f / "locations.csv", "p5,test", "p5,tset"), r"p5: found 'tset' in"),
+        (lambda f: replace(f / "locations.csv", "p6,", "p7,"), r"csv: p7 stands in 2 rows"),
+        (lambda f: replace(f / "locations.csv", "T1", ""), r"p3: nothing in column place"),
+        (lambda f: move(f / "s1/p0.tif", (400_030, 5_000_000)), r"p0.tif: is off the mask by 3.0"),
+        (lambda f: move(f / "s1/p0.tif", (600_000, 5_000_000)), r"s1/p0.tif: covers other ground"),
+        (lambda f: write(f / "s2/p0.tif", lambda x: x * 0 + 7), r"s2/p0.tif: is constant"),
+        (lambda f: write(f / "s1/p0.tif", lambda x: x * np.nan), r"s1/p0.tif: holds no value"),
+        (lambda f: write(f / "s2/p8.tif", lambda x: x + np.float32(0.5)),
+         r"s2/p8.tif: holds float32 values that uint16 cannot; set modalities.s2.dtype"),
+        (lambda f: replace(f / "locations.csv", "train", "test"), r"no location for training"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong(floods, break_it, match):
+    break_it(floods.parent)
+    found = check(floods, full=True)
+    assert any(re.search(match, line) for line in found.damage), found.damage
+    assert "Wrong: " in found.text()
+
+
+def test_only_the_broken_file_is_named(floods):
+    write(floods.parent / "mask/p4.tif", lambda x: x + 5)
+    (floods.parent / "s2/p1.tif").unlink()
+    found = check(floods, full=True)
+    assert len(found.damage) == 2
+
+
+@pytest.mark.parametrize(
+    ("break_it", "match"),
+    [
+        (lambda f: replace(f / "locations.csv", ",val", ",train"), "no location for validation"),
+        (lambda f: write(f / "s2/p1.tif", lambda x: np.where(x > 3000, 65535, x)), "are 65535; if"),
+        (lambda f: [write(f / f"s2/p{i}.tif", lambda x: x * (np.arange(SIDE) > 3)) for i in (1, 2)],
+         "are 0 in all bands"),
+        (lambda f: write(f / "s2/p2.tif", lambda x: x / 10_000), None),
+        (lambda f: [write(p, lambda x: x * 0) for p in (f / "mask").iterdir()],
+         "in the masks read there is no water"),
+        (lambda f: write(f / "mask/p0.tif", lambda x: x * 0 - 1), "1 of 9 masks read have no"),
+    ],
+)  # fmt: skip
+def test_what_looks_odd(floods, break_it, match):
+    break_it(floods.parent)
+    found = check(floods, full=True)
+    warned = [note for note in found.notes if note.startswith("Warning")]
+    if match is None:  # fractions in an archive of whole numbers
+        assert any("p2.tif: holds float" in line for line in found.damage)
+    else:
+        assert any(match in note for note in warned) and not found.damage, (warned, found.damage)
+
+
+def test_splits_on_the_same_ground(floods):
+    """p1 (validation) comes to p0 (training): 31 pixels off, then 32, then 100 m away."""
+    for east, shared, near in ((310, True, None), (320, False, 0), (420, False, 100)):
+        for q in ("s2", "s1", "mask"):
+            move(floods.parent / f"{q}/p1.tif", (400_000 + east, 5_000_000))
+        found = check(floods)
+        lines = [line for line in found.damage if "cover the same ground" in line]
+        assert lines == ["p0 (train) and p1 (validation) cover the same ground"] * shared
+        said = re.findall(r"(\d) of 3 validation locations lie within 3 .*nearest (\d+) m",
+                          found.text())  # fmt: skip
+        assert (near is None) or [(1, near)] == [(int(n), round(int(m), -1)) for n, m in said]
+
+
+def grids(corners, crs, side=200, metres=10) -> dict[str, Grid]:
+    system = rasterio.CRS.from_string(crs)
+    return {
+        f"{crs} {x} {y}": Grid(side, side, system, from_origin(x, y, metres, metres))
+        for x, y in corners
+    }
+
+
+def test_overlap_on_a_grid_of_neighbours():
+    """Tiles that touch do not overlap; shifted by 60 m, each overlaps those that it then meets."""
+    corners = [(300_000 + 2000 * i, 6_900_000 + 2000 * j) for i in range(6) for j in range(6)]
+    found = grids(corners, "EPSG:32633")
+    splits = {name: ("train", "test")[k % 2] for k, name in enumerate(found)}
+    assert overlap.overlapping(overlap.footprints(found, splits)) == []
+    moved = grids([(x + 60, y + 60) for x, y in corners], "EPSG:32633")
+    both = {**{name: "train" for name in found}, **{name: "test" for name in moved}}
+    feet = overlap.footprints({**found, **moved}, both)
+    expected = {
+        (a, b) for a, one in found.items() for b, other in moved.items()
+        if abs(one.transform.c - other.transform.c) < 2000
+        and abs(one.transform.f - other.transform.f) < 2000
+    }  # fmt: skip
+    pairs = {tuple(sorted((feet.names[i], feet.names[j]))) for i, j in overlap.overlapping(feet)}
+    assert pairs == {tuple(sorted(pair)) for pair in expected} and len(pairs) > 100
+
+
+def test_overlap_across_zones_and_the_antimeridian():
+    """The same place written in two systems overlaps; one tile's width further it does not."""
+    from rasterio.warp import transform
+
+    for lon, zones in ((12.0, ("EPSG:32632", "EPSG:32633")), (180.0, ("EPSG:32601", "EPSG:32660"))):
+        made = {}
+        for zone, shift in ((zones[0], 0), (zones[1], 0), (zones[1], 4000)):
+            (x,), (y,) = transform("EPSG:4326", zone, [lon], [50.0])
+            made |= {f"{shift}-{k}": v for k, v in grids([(x, y + shift)], zone).items()}
+        splits = dict(zip(made, ("train", "test", "test"), strict=True))
+        feet = overlap.footprints(made, splits)
+        found = [{feet.names[i], feet.names[j]} for i, j in overlap.overlapping(feet)]
+        assert found == [set(list(made)[:2])]
+
+
+def test_same_files_without_a_georeference(tmp_path):
+    path = build(tmp_path, crs=None)
+    found = check(path)
+    assert not found.damage and "9 locations have no georeference" in found.text()
+    assert "3 of 3 values of place are both in train and test" in found.text()
+    (tmp_path / "s2/p4.tif").write_bytes((tmp_path / "s2/p0.tif").read_bytes())
+    (line,) = check(path).damage
+    assert "p4.tif: of p4 (validation) is the same image as" in line and "p0 (train)" in line
+
+
+def test_multilabel(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        np.save(tmp_path / f"{i}.npy", rng.integers(1, 99, (8, 8)))
+    rows = [f"{i},{s},{w}" for i, (s, w) in enumerate(zip(
+        ["train", "test", "val"] * 2, ["a", "a;b", "", "b", "a", "a"], strict=True))]  # fmt: skip
+    (tmp_path / "t.csv").write_text("\n".join(["id,split,labels", *rows]))
+    path = tmp_path / "ponds.yaml"
+    path.write_text('table: t.csv\nmodalities: {q: {path: "{id}.npy", bands: [x]}}\n'
+                    "labels: {classes: [a, b]}\n")  # fmt: skip
+    found = check(path)
+    table = rows_of(found, "Classes")
+    assert (table["a"]["locations"], table["b"]["locations"]) == ("4", "2")
+    assert not found.damage and "1 locations have no label at all" in found.text()
+    replace(tmp_path / "t.csv", "a;b", "a;B")
+    assert any("1: found the label 'B'" in line for line in check(path).damage)
+
+
+def status(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["mmfl", "check", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+def test_exit_status(floods, monkeypatch, capsys):
+    page = floods.parent / "page.html"
+    assert status(monkeypatch, str(floods), "--full", "--page", str(page)) == 0 and page.is_file()
+    (floods.parent / "s2/p1.tif").unlink()
+    assert status(monkeypatch, str(floods)) == 1
+    capsys.readouterr()
+    for old, new in (("table: loc", "tabel: loc"), ("table: loc", "table: none/loc"),
+                     ("[place]", "[agency]")):  # fmt: skip
+        floods.write_text(DESCRIPTION.replace(old, new))
+        assert status(monkeypatch, str(floods)) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and str(floods.parent) in error
+    assert status(monkeypatch, str(floods.parent / "no.yaml")) == 2
+
+
+def test_inspect_knows_a_description(floods, tmp_path):
+    raw = tmp_path / "data/raw/floods"
+    raw.mkdir(parents=True)
+    (raw / "root.json").write_text(json.dumps({"root": str(floods)}))
+    assert inspect(raw).title == inspect(floods).title == f"Archive described by {floods}"
