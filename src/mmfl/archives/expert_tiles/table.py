@@ -31,7 +31,7 @@ class Row:
 def read_table(path: Path, names: Collection[str]) -> dict[str, Row]:
     """The rows of some tiles, by name; the first where a tile is listed several times.
 
-    Every sheet with a column dw_id is read, in order.
+    Every sheet with a column dw_id is read, in order, but those named non... (the crowd's tiles).
 
     Raises:
         UserError: no workbook, a column is missing, or a row of these tiles lacks a value.
@@ -68,7 +68,9 @@ def _sheets(path: Path) -> dict[str, pd.DataFrame]:
     if not path.is_file():
         raise UserError(f"{path}: not found, expected the tiles' table; run `mmfl download`")
     try:
-        sheets = pd.read_excel(path, sheet_name=None, dtype=object, engine="openpyxl")
+        with pd.ExcelFile(path, engine="openpyxl") as book:
+            names = [name for name in book.sheet_names if not str(name).lower().startswith("non")]
+            sheets = book.parse(names, dtype=object)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, InvalidFileException) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable workbook ({text}); fetch it again") from None
@@ -82,7 +84,7 @@ def _sheets(path: Path) -> dict[str, pd.DataFrame]:
                 f"{path}: sheet {name}: column {missing[0]} is missing, found {columns}; "
                 "expected the table of Dynamic World's tiles"
             )
-    return {name: sheet[list(TABLE)] for name, sheet in listed.items()}
+    return {str(name): sheet[list(TABLE)] for name, sheet in listed.items()}
 
 
 def _date(path: Path, sheet: str, row: dict[str, object]) -> str:
