@@ -10,6 +10,7 @@ import torch
 from rasterio.transform import Affine
 from torch import Tensor
 
+from mmfl.evaluation.windows import padded
 from mmfl.federation.data import Data
 from mmfl.params.tasks import IGNORED
 from mmfl.patches.augment import Turned
@@ -21,9 +22,10 @@ class TileData(Data):
     """The tiles of a partition with their masks and images.
 
     A location is a tile of any size (H, W). A sample is one of its windows of `size` pixels: they
-    stand at equal steps so that all of the tile is covered, overlapping where they have to, and
-    reach beyond a tile that is smaller. A window has the same number in every modality and round,
-    so that what is known of it in one modality belongs to it in the other.
+    stand at equal steps so that all of the tile is covered, overlapping where they have to; a tile
+    that is smaller is mirrored at its edges, where no pixel has a class. A window has the same
+    number in every modality and round, so that what is known of it in one modality belongs to it
+    in the other.
     """
 
     task = "pixel"
@@ -43,10 +45,6 @@ class TileData(Data):
         """The windows of some tiles, ascending."""
         parts = [np.arange(self._first[i], self._first[i + 1]) for i in locations]
         return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
-
-    def gapped(self, q: str) -> bool:
-        """Always: a window may reach beyond its tile."""
-        return True
 
     def preload(self) -> None:
         """Nothing: windows are read by memory map."""
@@ -73,8 +71,13 @@ class TileData(Data):
         x = torch.empty((len(samples), self.images[q].channels, self.size, self.size))
         for target, sample in zip(x, samples.tolist(), strict=True):
             tile, (top, left) = self._tile[sample], self._corner[sample].tolist()
-            row = self._row[q][tile]
-            target[:] = self.images[q].window(row, self.shape(tile), (top, left), self.size)
+            shape = self.shape(tile)
+            if min(shape) < self.size:
+                whole = padded(self.tile(q, tile), self.size)
+                target[:] = whole[:, top : top + self.size, left : left + self.size]
+            else:
+                row = self._row[q][tile]
+                target[:] = self.images[q].window(row, shape, (top, left), self.size)
         return x if turned is None else turned.apply(x, self.names(samples))
 
     def targets(self, samples: np.ndarray, turned: Turned | None = None) -> Tensor:

@@ -36,14 +36,8 @@ class Tiles:
     def window(
         self, row: int, shape: tuple[int, int], corner: tuple[int, int], size: int
     ) -> Tensor:
-        """(C, size, size) of a tile on the grid `shape`, at (top, left); outside it: NaN."""
-        inside = min(size, shape[0] - corner[0]), min(size, shape[1] - corner[1])
-        found = self._read(row, shape, corner, inside)
-        if inside == (size, size):
-            return found
-        out = torch.full((self.channels, size, size), torch.nan)
-        out[:, : inside[0], : inside[1]] = found
-        return out
+        """(C, size, size) of a tile on the grid `shape`, at (top, left), all of it inside."""
+        return self._read(row, shape, corner, (size, size))
 
     def chunks(self, rows: np.ndarray) -> Iterator[Tensor]:
         """The tiles of some rows, (1, C, H, W) each."""
