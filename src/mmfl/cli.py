@@ -57,7 +57,7 @@ def download(
     from mmfl.steps.simulate import manifest_path
 
     chosen = _load(params, archive)
-    local = chosen.download.local.get(archive)
+    local = chosen.folders.get(archive) or chosen.download.local.get(archive)
     published = Path("data/manifests", f"{archive}.yaml")
     step.run(
         archive,

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from mmfl.archives import get
+from mmfl.archives.folder import verify
 from mmfl.errors import UserError
 from mmfl.fetch.files import fetch, recorded_sha256
 from mmfl.fetch.imagery import SCENES, check, fetch_imagery, table
@@ -48,7 +49,8 @@ def run(
     Args:
         archive: name of the archive.
         manifest: its files; not read if there is a local copy.
-        local: an extracted copy, used in place: nothing is copied, only the metadata are hashed.
+        local: an extracted copy, used in place: nothing is copied, only the metadata are hashed;
+            or the description of an archive of one's own.
         store: folder of the downloaded and unpacked files; the archive's root is made in it.
         out: folder of the three outputs, which hold no dates.
         parallel: files or images fetched at a time; it changes no byte.
@@ -152,6 +154,8 @@ def _each(files: list[File], store: Path, parallel: int) -> Iterator[tuple[File,
 
 
 def _local(archive: str, local: Path) -> tuple[list[Row], Path]:
+    if local.suffix in (".yaml", ".yml"):
+        return verify(archive, local)
     names = get(archive).metadata_files
     files = [local / name for name in names if (local / name).is_file()]
     if not files:
