@@ -176,13 +176,23 @@ def test_tiles_for_the_search(mini):
     assert DynamicWorld(complete=True).tiles(mini.root) is None
 
 
-@pytest.mark.parametrize("top", ["Experts_tiles/Experts", "experts", "Experts/Experts"])
-def test_folders_that_the_zip_may_make(mini, top):
+@pytest.mark.parametrize(
+    ("top", "held_out"),
+    [
+        ("Experts_tiles/Experts", "validation_set_tiles/experts_consensus"),
+        ("experts", "."),
+        ("Experts/Experts", "holdout/4"),
+    ],
+)
+def test_folders_that_the_zip_may_make(mini, top, held_out):
     expected = ARCHIVE.metadata(mini.root)
     (mini.root / "Experts").rename(mini.root / "moved")
     (mini.root / top).parent.mkdir(exist_ok=True)
     (mini.root / "moved").rename(mini.root / top)
-    (mini.root / "validation_set_tiles").rename(mini.root / "val")
+    (mini.root / "validation_set_tiles").rename(mini.root / "tiles")
+    (mini.root / held_out).mkdir(parents=True, exist_ok=True)
+    for path in (mini.root / "tiles").iterdir():
+        path.rename(mini.root / held_out / path.name)
     mini.tile(50.5, 10.5, "20180101", "Non_expert/WorkForce/EH/1", listed=False)
     mini.tile(50.5, 10.5, "20180101", "Non_expert_tiles/Experts/EH/1", listed=False)
     junk = mini.root / top / "__MACOSX/WH/4/._dw_1_2-20190101.tif"

@@ -64,8 +64,9 @@ def _is_label(path: Path) -> bool:
 
 
 def _as_label(root: Path, path: Path) -> Label:
-    folders = path.relative_to(root).parts[:-1]
-    expert = any(name.lower().startswith("expert") for name in folders)
+    folders = [name.lower() for name in path.relative_to(root).parts[:-1]]
+    held_out = any("valid" in name or "test" in name for name in folders)
+    expert = not held_out and any(name.startswith("expert") for name in folders)
     return Label(path.stem.removeprefix("label_"), path, expert)
 
 

@@ -70,7 +70,7 @@ def _sheets(path: Path) -> dict[str, pd.DataFrame]:
     try:
         with pd.ExcelFile(path, engine="openpyxl") as book:
             names = [name for name in book.sheet_names if not str(name).lower().startswith("non")]
-            sheets = book.parse(names, dtype=object)
+            sheets = pd.read_excel(book, sheet_name=names, dtype=object)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, InvalidFileException) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable workbook ({text}); fetch it again") from None
