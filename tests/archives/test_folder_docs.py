@@ -1,0 +1,90 @@
+"""The example of docs/your-own-archive.md, run as it stands."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import rasterio
+import yaml
+from typer.testing import CliRunner
+
+from mmfl import cli
+from mmfl.params.description import read_description
+from mmfl.patches.reader import Patches
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/your-own-archive.md"
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = re.findall(r"^    \$ mmfl (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return [line.split() for line in lines]
+
+
+def said(text: str) -> list[str]:
+    """Lines without blanks, which depend on the terminal."""
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MMFL_CACHE", str(tmp_path / "cache"))
+    (code,) = blocks("python")
+    exec(compile(code, "your-own-archive.md", "exec"), {"__name__": "example"})
+    description, params = blocks("yaml")
+    Path("floods/floods.yaml").write_text(description)
+    Path("floods.params.yaml").write_text(params)
+    return tmp_path
+
+
+def test_from_files_to_a_partition(example):
+    runner = CliRunner()
+    for arguments in commands():
+        result = runner.invoke(cli.app, arguments)
+        assert result.exit_code == 0, (arguments, result.output, result.exception)
+        if arguments[0] == "check":
+            shown = re.search(r"\$ mmfl check .*?\n(.*?)\n\n", PAGE.read_text(), re.DOTALL)
+            wanted = [line for line in said(shown[1]) if line != "..."]
+            assert len(wanted) == 8 and set(wanted) <= set(said(result.stdout))
+    assert [c[0] for c in commands()] == ["check", "download", "split", "partition"]
+    store = example / "data/patches/floods"
+    assert [len(Patches(store / q).pairs) for q in ("s1", "s2", "mask")] == [18, 16, 18]
+    labels = pd.read_parquet(store / "labels/index.parquet").set_index("pair")
+    for path in sorted((example / "floods/Label").iterdir()):
+        with rasterio.open(path) as source:
+            row, codes = labels.loc[path.stem], source.read(1)
+            assert tuple(row["transform"]) == tuple(source.transform)[:6]
+            assert set(row["labels"]) == set(codes[codes >= 0].tolist())
+    (table,) = (example / "data/clients/floods").glob("*.csv")
+    clients = pd.read_csv(table)
+    assert set(clients["group"]) == {"ghana", "india", "spain"} and clients["train"].sum() == 24
+
+
+def test_descriptions_of_published_archives(tmp_path):
+    """What the page says of Sen1Floods11 is a description, and its table has the columns."""
+    (code,) = blocks("py")
+    (text,) = blocks("yml")
+    path = tmp_path / "sen1floods11.yaml"
+    path.write_text(text)
+    described = read_description(path)
+    assert described.task == "pixel" and len(described.modalities["s2"].bands) == 13
+    splits = tmp_path / "splits/flood_handlabeled"
+    splits.mkdir(parents=True)
+    for i, name in enumerate(("train", "valid", "test")):
+        line = f"Ghana_{i}_S1Hand.tif,Ghana_{i}_LabelHand.tif\n"
+        (splits / f"flood_{name}_data.csv").write_text(line)
+    code = code.replace('f"splits/', f'f"{tmp_path}/splits/')
+    exec(
+        compile(
+            code.replace('"sen1floods11.csv"', f'"{tmp_path}/sen1floods11.csv"'), "page", "exec"
+        )
+    )
+    table = pd.read_csv(tmp_path / yaml.safe_load(text)["table"])
+    assert table["id"].tolist() == ["Ghana_0", "Ghana_1", "Ghana_2"]
+    assert table["split"].tolist() == ["train", "validation", "test"]
+    assert table["country"].unique().tolist() == ["Ghana"]
