@@ -26,11 +26,12 @@ DEFAULT = Path("params.yaml")
 
 
 def _load(path: Path, archive: str) -> Params:
+    """The parameters that hold for an archive."""
     params = load(path)
     if archive not in params.archives:
         known = ", ".join(params.archives)
         raise UserError(f"--archive: found {archive}, expected one of archives in {path}: {known}")
-    return params
+    return params.of(archive)
 
 
 @app.command()
@@ -205,6 +206,7 @@ def headline(params: PARAMS = DEFAULT) -> None:
 
     chosen = load(params)
     for archive in chosen.archives:
+        typer.echo("")
         typer.echo(step.headline(Path("results", archive, clients_name(chosen))))
         typer.echo(f"\nThe page: {Path('page', archive + '.html').resolve().as_uri()}")
 

@@ -31,7 +31,7 @@ from mmfl.federation.workers import Build, deterministic
 from mmfl.files import digest, file_sha256, write_json, write_text
 from mmfl.models.flops import forward_flops, training_flops
 from mmfl.models.network import initialise
-from mmfl.params import Params, RunSpec, find_entry, resolve, runs_of
+from mmfl.params import Params, RunSpec, find_entry, parts, resolve, runs_of
 from mmfl.strategies.base import Server, Strategy, everyone
 from mmfl.units import train_unit
 
@@ -103,16 +103,19 @@ def train_one(
     task, strategy, statistics = parts_of(spec, params, data, devices[0])
     initial = {k: v.detach().cpu().clone() for k, v in task.network.state_dict().items()}
 
+    cells = _cells(spec.method, params)
+
     @functools.cache
     def flops(modalities: tuple[str, ...]) -> float:
         return training_flops(
             task.network, modalities, params.train.size,
             projected=strategy.projects, extra_forwards=strategy.extra_forwards,
+            cells=cells, negatives=params.mim.negatives, batch=params.train.batch if cells else 8,
         )  # fmt: skip
 
     @functools.cache
     def forward(modality: str) -> float:
-        return forward_flops(task.network, modality, params.train.size)
+        return forward_flops(task.network, modality, params.train.size, cells=cells)
 
     fed = Federation(
         task, strategy, params, spec.seed, flops, forward,
@@ -150,6 +153,12 @@ def train_one(
     )
     unit.complete()
     shutil.rmtree(unit.folder / WORK, ignore_errors=True)
+
+
+def _cells(method: str, params: Params) -> int | None:
+    """Cells along a side between which MIM is maximised; None where features are pooled."""
+    uses = "mim" in parts(method)[1] and params.mim.bank != "prototype"
+    return params.mim.cells if uses and params.mim.features == "cells" else None
 
 
 def published(server: Server) -> Server:
