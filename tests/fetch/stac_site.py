@@ -170,6 +170,14 @@ def outline(rows: tuple[int, int] = (0, 160)) -> dict:
     return transform_geom(UTM, "EPSG:4326", {"type": "Polygon", "coordinates": [ring]})
 
 
+def meet(one: dict | None, other: dict) -> bool:
+    """Whether the boxes around two geometries overlap."""
+    if one is None:
+        return True
+    a, b = (np.array(part["coordinates"][0])[:, :2] for part in (one, other))
+    return bool((a.min(0) <= b.max(0)).all() and (b.min(0) <= a.max(0)).all())
+
+
 def cog(
     path: Path, pixels: np.ndarray, size: int, nodata: float, crs: str = UTM, pack: str = "deflate"
 ) -> None:
@@ -269,6 +277,7 @@ def serving(folder: Path) -> Iterator[Site]:
                 item
                 for item in site.items
                 if item["collection"] in body["collections"]
+                and meet(item["geometry"], body["intersects"])
                 and start <= item["properties"].get("datetime", start)[:19] + "Z" <= end
             ]
             first = body.get("token", 0)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
+import rasterio.shutil
 from rasterio.enums import Resampling
 from rasterio.transform import Affine
 from rasterio.warp import reproject, transform
@@ -363,7 +364,7 @@ class TestSentinel1Scene:
 
     def test_a_pass_beside_the_tile(self, stac: Site) -> None:
         """Its footprint says so: nothing of it is read."""
-        beside = stac.s1(days=1, orbit=1, rows=(100, 160))
+        beside = stac.s1(days=1, orbit=1, rows=(60, 160))
         row = row_of(stac, "s1")
         assert row["outcome"] == "no coverage" and "none covers the tile" in row["reason"]
         assert stac.asked[f"/data/{beside['id']}_VV.tif"] == 0
@@ -492,3 +493,17 @@ def test_names_of_tiles(stac: Site, names: list[str]) -> None:
     frame = pd.concat([tiles().assign(name=name) for name in names])
     with pytest.raises(UserError, match="tile "):
         fetch_imagery(frame, choice(stac), stac.folder.parent / "store", progress=False)
+
+
+def test_jpeg_2000(stac: Site) -> None:
+    """As Copernicus has them, lossless."""
+    item = stac.s2(bands=("B02",))
+    name = item["assets"]["B02"]["href"].rpartition("/")[2]
+    rasterio.shutil.copy(
+        stac.folder / name, stac.folder / "b02.jp2", driver="JP2OpenJPEG", quality=100,
+        reversible=True,
+    )  # fmt: skip
+    item["assets"]["B02"]["href"] = f"{stac.url}/data/b02.jp2"
+    folder, rows = fetched(stac, bands={"s1": ["VV"], "s2": ["B02"]})
+    assert rows["dw_0", "s2"]["hrefs"].endswith("/b02.jp2")
+    np.testing.assert_array_equal(read(folder, "s2")[0], numbers("B02", 160)[ROWS, COLS])
