@@ -69,6 +69,13 @@ def test_same_tile_in_both(mini):
     assert (ARCHIVE.mask(mini.root, name).classes == 6).all()
 
 
+def test_same_name_counts_where_the_file_says_no_place(mini):
+    name = mini.tile(-100.5, 30.5, "20190615", "validation_set_tiles", size=10)
+    mini.rows.pop()
+    (mini.root / f"Experts/WH/4/{name}.tif").write_bytes(b"damaged")
+    assert splits(mini)[name] == "test"  # one row, not two
+
+
 def test_dates_of_a_place_stay_together(mini):
     for n in range(100):
         mini.tile(-120.5 + n, 30.5, "20180615", ["Experts/WH/4", "Experts/EH/7"][n >= 60], size=8)
