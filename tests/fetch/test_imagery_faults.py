@@ -168,6 +168,17 @@ class TestTokens:
         assert whole(run(site, catalogue=entry, parallel=1)[0])
         assert site.logins[0]["username"] == "me"
 
+    @pytest.mark.parametrize("status", [400, 401, 403])
+    def test_wrong_credentials_are_tried_once(self, site: Site, monkeypatch, status: int) -> None:
+        """Services lock accounts."""
+        monkeypatch.setenv("MMFL_USER_OWN", "me")
+        monkeypatch.setenv("MMFL_PASSWORD_OWN", "wrong")
+        site.fail("/token", *[Fault(status)] * 9)
+        entry = {"signing": "bearer", "token_url": f"{site.url}/token"}
+        with pytest.raises(UserError, match=r"imagery\.own: found no token at") as error:
+            run(site, catalogue=entry, parallel=1)
+        assert site.asked["/token"] == 1 and "wrong" not in str(error.value)
+
     def test_no_credentials(self, site: Site, monkeypatch, tmp_path: Path) -> None:
         """Said before anything is asked."""
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -277,23 +288,25 @@ def test_two_processes_do_not_meet(site: Site) -> None:
 
 
 CHILD = """
-import json, sys
+import json, resource, sys
 import pandas as pd
 from pathlib import Path
 from mmfl.fetch.imagery import fetch_imagery
 from mmfl.params.imagery import Imagery
-frame, choice, store = sys.argv[1:]
+frame, choice, store, most = sys.argv[1:]
+if int(most):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
 fetch_imagery(pd.DataFrame(json.loads(frame)), Imagery.model_validate_json(choice), Path(store),
               parallel=2, pause=0.01, progress=False)
 """
 
 
-def start(site: Site, count: int) -> subprocess.Popen[bytes]:
-    """The same call in a process of its own."""
+def start(site: Site, count: int, most: int = 0) -> subprocess.Popen[bytes]:
+    """The same call in a process of its own, which may write files of `most` bytes."""
     frame = tiles(count).to_json(orient="records")
     chosen = choice(site).model_dump_json(exclude_unset=True)
-    arguments = [frame, chosen, str(site.folder.parent / "store")]
-    return subprocess.Popen([sys.executable, "-c", CHILD, *arguments])
+    arguments = [frame, chosen, str(site.folder.parent / "store"), str(most)]
+    return subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stderr=subprocess.PIPE)
 
 
 def test_killed_in_the_middle(site: Site) -> None:
@@ -355,6 +368,16 @@ def test_no_signature_is_logged(site: Site, caplog) -> None:
         run(site, catalogue=entry, parallel=1)
     assert "HTTP 503; trying again" in caplog.text and "broke off" in caplog.text
     assert SECRET not in caplog.text and "sig=" not in caplog.text
+
+
+@pytest.mark.parametrize("most", [300, 2_000, 5_000])
+def test_a_file_that_cannot_be_written(site: Site, most: int) -> None:
+    """The kernel refuses bytes of the images: no outcome says that they are there."""
+    child = start(site, 1, most)
+    assert b"UserError" in child.communicate()[1].splitlines()[-1].partition(b":")[0]
+    store = site.folder.parent / "store"
+    assert not list(store.glob("*/s*/*")) and not list(store.glob("*/scenes.csv"))
+    assert whole(run(site)[0])
 
 
 def test_ctrl_c(site: Site) -> None:

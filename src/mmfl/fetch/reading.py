@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
-from rasterio.errors import RasterioError
+from rasterio.errors import RasterioError, RasterioIOError
 
+from mmfl.errors import UserError
 from mmfl.fetch.catalogues import Item, Remote, Service, Unusable
 from mmfl.fetch.grids import Tile, onto_grid
 from mmfl.fetch.scenes import decibels, reflectance, scale_offset, taken
@@ -25,6 +26,7 @@ QUIET: dict[str, Any] = {  # no request but those for header and pixels
     "GDAL_PAM_ENABLED": "NO",
 }
 GAP = {"s1": np.nan, "s2": 0}  # no data
+KIND = {"s1": np.float32, "s2": np.uint16}
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,7 @@ class Scene:
     @property
     def sha256(self) -> str:
         """Of the pixels: bands, rows, columns, little-endian."""
-        kind = self.pixels.dtype.newbyteorder("<")
-        return hashlib.sha256(np.ascontiguousarray(self.pixels, dtype=kind).tobytes()).hexdigest()
+        return _sha256(self.pixels)
 
 
 def read_scene(
@@ -62,18 +63,18 @@ def read_scene(
     rules: list[str] = []
     whole = np.ones((tile.height, tile.width), bool)
     for band in bands:
-        layer, valid = None, np.zeros_like(whole)
+        layer = np.full(whole.shape, GAP[modality], KIND[modality])
+        valid = np.zeros_like(whole)
         for item in sorted(items, key=lambda item: (taken(item), item["id"])):
             if valid.all():
                 break
             values, rule = _band(service, modality, tile, item, band)
             new = ~_gaps(values) & ~valid
-            layer = np.where(new | (layer is None), values, values if layer is None else layer)
+            layer[new] = values[new]
             valid |= new
             used[item["id"]] = item
             hrefs.append(service.href(item, band))
             rules += [] if rule in rules else [rule]
-        assert layer is not None
         layers.append(layer)
         whole &= valid
         if whole.mean() < least:
@@ -84,15 +85,41 @@ def read_scene(
 
 
 def write_scene(path: Path, modality: str, tile: Tile, scene: Scene, bands: Sequence[str]) -> None:
-    """A GeoTIFF on the tile's grid, a described band each; equal pixels give equal bytes."""
-    with atomic(path) as temporary, rasterio.open(
-        temporary, "w", driver="GTiff", crs=tile.crs, transform=tile.transform,
+    """A GeoTIFF on the tile's grid, a described band each; equal pixels give equal bytes.
+
+    It is read once more, as GDAL says nothing of what it could not write at the end.
+
+    Raises:
+        UserError: it could not be written.
+    """
+    try:
+        with atomic(path) as temporary:
+            _write(temporary, modality, tile, scene, bands)
+            with rasterio.open(temporary) as source:
+                written = source.read()
+            if _sha256(written) != scene.sha256:
+                raise RasterioIOError("found other pixels than were written")
+    except RasterioError as error:
+        reason = " ".join(str(error).split())[-120:]
+        raise UserError(
+            f"{path}: not written ({reason}); make room, or name another folder in MMFL_CACHE"
+        ) from None
+
+
+def _write(path: Path, modality: str, tile: Tile, scene: Scene, bands: Sequence[str]) -> None:
+    with rasterio.open(
+        path, "w", driver="GTiff", crs=tile.crs, transform=tile.transform,
         height=tile.height, width=tile.width, count=len(bands), dtype=scene.pixels.dtype,
         nodata=GAP[modality], compress="deflate", predictor=2 if modality == "s2" else 3,
         interleave="band",
     ) as target:  # fmt: skip
         target.write(scene.pixels)
         target.descriptions = tuple(bands)
+
+
+def _sha256(pixels: np.ndarray[Any, Any]) -> str:
+    little = pixels.astype(pixels.dtype.newbyteorder("<"), order="C", copy=False)
+    return hashlib.sha256(little.tobytes()).hexdigest()
 
 
 def _band(

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import requests
@@ -187,7 +187,17 @@ class Signer:
             options |= {"method": "POST", "data": data}
         elif key := os.environ.get(self._variable("KEY")):
             options["headers"] = {"Ocp-Apim-Subscription-Key": key}
-        return self.web.ask(self.url, lambda: options, _token)
+        try:
+            return self.web.ask(self.url, lambda: options, _token, self._refused)
+        except Refused as error:
+            self._refused(str(error))
+
+    def _refused(self, why: str = "access denied") -> NoReturn:
+        """Never tried again: some services lock an account after a few wrong passwords."""
+        raise UserError(
+            f"imagery.{self.name}: found no token at {unsigned(self.url)} ({why}), expected one; "
+            "check the credentials and token_url"
+        )
 
     def _login(self) -> tuple[str, str]:
         names = self._variable("USER"), self._variable("PASSWORD")
