@@ -9,6 +9,7 @@ sys.path.insert(0, str(SOURCE))
 
 from mmfl import code
 from mmfl.errors import UserError
+from mmfl.params.description import read_description
 from mmfl.params import SIMULATED, clients_name, load, step_values, trials
 from mmfl.workflow import every, files_of, outputs
 
@@ -107,7 +108,9 @@ def source(wildcards):
     if wildcards.archive in SIMULATED:
         return READY
     if wildcards.archive in PARAMS.folders:
-        return PARAMS.folders[wildcards.archive]
+        described = Path(PARAMS.folders[wildcards.archive])
+        table = Path(read_description(described).table).expanduser()
+        return [str(described), str(described.parent / table)]
     return f"data/manifests/{wildcards.archive}.yaml"
 
 

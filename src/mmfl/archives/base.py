@@ -230,8 +230,8 @@ def label_tiles(
             mask = archive.mask(root, pair)
         except DamagedFile as error:
             return Fault(MASK.name, pair, error.path, error.reason)
-        found = np.unique(mask.classes)
-        return (found[found != IGNORED].astype(np.int8), *mask.classes.shape, mask.crs,
+        found = np.flatnonzero(np.bincount(mask.classes.ravel(), minlength=IGNORED + 1)[:IGNORED])
+        return (found.astype(np.int8), *mask.classes.shape, mask.crs,
                 None if mask.transform is None else list(mask.transform))  # fmt: skip
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:

@@ -339,6 +339,12 @@ def find_entry(params: Params, method: str, variant_name: str = "default") -> Me
     raise UserError(f"train.methods: no {method}/{variant_name}; known: {known}")
 
 
+DRAWN = {  # values of `simulate` that decide an archive
+    "simulated": ("pairs", "seed", "countries", "unpaired"),
+    "simulated-tiles": ("tiles", "tile_size", "seed", "unpaired"),
+}
+
+
 def step_values(
     params: Params, step: str, archive: str, method: str | None = None, variant: str = "default"
 ) -> dict[str, Any]:
@@ -347,7 +353,7 @@ def step_values(
     dump = params.model_dump(mode="json")
     if step in ("simulate", "download"):
         if archive in SIMULATED:
-            return {"simulate": dump["simulate"]}
+            return {"simulate": {key: dump["simulate"][key] for key in DRAWN[archive]}}
         if archive in params.folders:
             return {"folder": params.folders[archive]}
         values = {"local": dump["download"]["local"].get(archive)}
