@@ -19,11 +19,13 @@ WIDEST = 256
 
 
 def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, C, h, w) -> (N, C, H, W): every pixel repeated, the excess cropped."""
-    n, channels, height, width = x.shape
-    down, right = -(-size[0] // height), -(-size[1] // width)
-    repeated = x[:, :, :, None, :, None].expand(n, channels, height, down, width, right)
-    return repeated.reshape(n, channels, height * down, width * right)[..., : size[0], : size[1]]
+    """(N, C, h, w) -> (N, C, H, W): every pixel repeated, the excess cropped.
+
+    Nearest neighbours, whose gradient is deterministic on CUDA (that of bilinear ones is not).
+    """
+    height, width = x.shape[-2:]
+    whole = (-(-size[0] // height) * height, -(-size[1] // width) * width)
+    return F.interpolate(x, size=whole, mode="nearest-exact")[..., : size[0], : size[1]]
 
 
 def scales(backbone: Backbone, bands: int) -> dict[int, int]:
