@@ -80,7 +80,7 @@ class Drawn(Archive):
 
 
 MODALITIES = {
-    q: Modality(q, tuple(Band(name, 10, None, "float32") for name in names))
+    q: Modality(q, tuple(Band(name, 10, None, "float32", gaps=True) for name in names))
     for q, names in BANDS.items()
 }
 ARCHIVE = Drawn("drawn", "pixel", CLASSES, MODALITIES, (), colours=COLOURS)
