@@ -329,7 +329,8 @@ def write_index(
     `shapes`: those of the patches that the shards hold; by default all that `metadata` names.
     """
     held = metadata[metadata[modality.name].notna()].reset_index(drop=True)
-    cut = _cut(modality, shapes or dict.fromkeys(held[modality.name]), shard_size)
+    shapes = dict.fromkeys(held[modality.name]) if shapes is None else shapes
+    cut = _cut(modality, shapes, shard_size)
     place = {
         patch: (number, row) for number, (names, _) in enumerate(cut)
         for row, patch in enumerate(names)

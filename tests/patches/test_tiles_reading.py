@@ -1,0 +1,195 @@
+"""Stores of tiles read back: against the archive's own pixels, torch and NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from drawn_tiles import TILE_BANDS, TILE_SHAPES, drawn_tiles
+from mmfl.archives.base import Band, Modality
+from mmfl.params.tasks import IGNORED
+from mmfl.patches.normalisation import moments, pool
+from mmfl.patches.reader import Images, Patches
+from mmfl.patches.tiles import Masks, Tiles
+from mmfl.patches.writer import encode
+
+ARCHIVE = drawn_tiles()
+
+
+def truth(q: str, patch: str, bands=None) -> np.ndarray:
+    """(C, H, W) float32 as the archive draws it, NaN in gaps."""
+    found = []
+    for name in bands or TILE_BANDS[q]:
+        pixels = ARCHIVE.read(None, q, patch, name)
+        nodata = ARCHIVE.modality(q).band(name).nodata
+        pixels = pixels.astype(np.float32)
+        found.append(pixels if nodata is None else np.where(pixels == nodata, np.nan, pixels))
+    return np.stack(found).astype(np.float32)
+
+
+def same(one, two) -> bool:
+    return np.array_equal(np.asarray(one), np.asarray(two), equal_nan=True)
+
+
+@pytest.mark.parametrize("q", ["s1", "dem", "s2"])
+def test_a_tile_is_the_archives_with_gaps_as_nan(tiles, q):
+    store = Patches(tiles[0] / q)
+    seen = 0
+    for row, patch in enumerate(store.index["patch"]):
+        expected = truth(q, patch)
+        found = Tiles(store, list(TILE_BANDS[q])).tile(row)
+        assert found.dtype == torch.float32 and same(found, expected)
+        assert store.shape(row, store.bands[0]["resolution"]) == expected.shape[1:]
+        seen += np.isnan(expected).sum()
+    assert len(store.pairs) == (24 if q == "dem" else 23) and seen > 100
+
+
+def test_coarser_pixels_are_brought_to_the_grid_of_the_mask_as_torch_does(tiles):
+    store, masks = Patches(tiles[0] / "s2"), Masks(tiles[0] / "mask")
+    reader, gaps = Tiles(store, ["B08", "B02"]), 0
+    for row, patch in enumerate(store.index["patch"]):
+        shape = masks.shape(masks.rows(np.array([patch], object))[0])
+        native = torch.from_numpy(truth("s2", patch, ("B08", "B02")))[None]
+        expected = F.interpolate(native, shape, mode="bilinear", align_corners=False)[0]
+        assert same(reader.tile(row, shape), expected)
+        gaps += int(expected.isnan().sum())
+    assert gaps > 100
+
+
+@pytest.mark.parametrize("size", [8, 16])
+@pytest.mark.parametrize("q", list(TILE_BANDS))
+def test_a_window_is_a_slice_of_the_tile(tiles, q, size):
+    store, masks = Patches(tiles[0] / q), Masks(tiles[0] / "mask")
+    reader = Tiles(store, list(TILE_BANDS[q])[::-1])
+    checked = 0
+    for row, pair in enumerate(store.pairs):
+        mask = int(masks.rows(np.array([pair], object))[0])
+        height, width = shape = masks.shape(mask)
+        whole, classes = reader.tile(row, shape), masks.tile(mask)
+        for top in {0, 1, height - size, height // 3} if height >= size else ():
+            for left in {0, 5, width - size} if width >= size else ():
+                if top + size > height or left + size > width:
+                    continue
+                part = slice(top, top + size), slice(left, left + size)
+                assert same(reader.window(row, shape, (top, left), size), whole[:, *part])
+                assert same(masks.window(mask, (top, left), size), classes[part])
+                checked += 1
+    assert checked > 50
+
+
+def test_masks_are_the_archives_and_ignored_beyond_the_tile(tiles):
+    masks = Masks(tiles[0] / "mask")
+    shapes = set()
+    for row, pair in enumerate(masks.patches.pairs):
+        expected = ARCHIVE.mask(None, pair).classes
+        found = masks.tile(row)
+        assert same(found, expected) and masks.shape(row) == expected.shape
+        shapes.add(expected.shape)
+        wider = masks.window(row, (0, 0), 50)
+        assert same(wider[: expected.shape[0], : expected.shape[1]], expected)
+        assert (wider == IGNORED).sum() == 2500 - (expected != IGNORED).sum()
+    assert shapes == set(TILE_SHAPES)
+
+
+def test_infinite_values_are_gaps(tmp_path):
+    """Where a band may have gaps at all: a division by zero in somebody's file."""
+
+    class Infinite(type(ARCHIVE)):
+        def read(self, root, modality, patch, band):
+            pixels = super().read(root, modality, patch, band)
+            pixels[0, 0], pixels[1, 1] = np.inf, -np.inf
+            return pixels
+
+    archive = Infinite(**{name: getattr(ARCHIVE, name) for name in ARCHIVE.__dataclass_fields__})
+    encode(archive, tmp_path, tmp_path, modality="s1", metadata=archive.metadata(tmp_path))
+    store = Patches(tmp_path / "s1")
+    for row in range(len(store.pairs)):
+        found = Tiles(store, ["VV"]).tile(row)[0]
+        assert found[0, 0].isnan() and found[1, 1].isnan() and not found.isinf().any()
+    assert np.isfinite(moments(Tiles(store, ["VV"]), np.arange(5)).sum).all()
+
+
+@pytest.mark.parametrize("q", list(TILE_BANDS))
+def test_moments_are_numpys_without_gaps(tiles, q):
+    store = Patches(tiles[0] / q)
+    images, rows = Tiles(store, list(TILE_BANDS[q])), np.arange(len(store.pairs))
+    found = pool([moments(images, rows[:7]), moments(images, rows[7:])])
+    pixels = [truth(q, patch).astype(np.float64) for patch in store.index["patch"]]
+    flat = np.concatenate([x.reshape(len(x), -1) for x in pixels], axis=1)
+    np.testing.assert_array_equal(found.count, (~np.isnan(flat)).sum(axis=1))
+    np.testing.assert_allclose(found.mean, np.nanmean(flat, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(found.std, np.nanstd(flat, axis=1), rtol=1e-9)
+
+
+def test_moments_of_nothing_but_gaps(tiles):
+    store = Patches(tiles[0] / "s1")
+    found = moments(Tiles(store, ["VV", "VH"]), store.rows(["tile-05"]))
+    assert found.count[0] > 200 and found.count[1] == 0
+    assert np.isfinite(found.mean[0]) and np.isnan(found.mean[1])
+
+
+# ---- images of several sizes for the multi-label task ------------------------------------------
+
+
+@pytest.mark.parametrize(("q", "size"), [("s2", 16), ("s2", 10), ("dem", 12), ("s1", 24)])
+def test_images_of_several_sizes_are_resized_one_by_one_as_torch_does(tiles, q, size):
+    store = Patches(tiles[0] / q)
+    names = list(TILE_BANDS[q])
+    images = Images(store, names, size)
+    rows = np.random.default_rng(3).permutation(len(store.pairs))
+    found = images.batch(rows)
+    for image, row in zip(found, rows.tolist(), strict=True):
+        native = torch.from_numpy(truth(q, store.index["patch"][row]))[None]
+        height, width = native.shape[-2:]
+        shrinks = height > size or width > size
+        expected = F.interpolate(
+            native, (size, size), mode="bilinear", align_corners=False, antialias=shrinks
+        )
+        assert same(image, native[0] if (height, width) == (size, size) else expected[0])
+    assert images.preload(rows[:9])
+    assert same(images.batch(rows[:9]), found[:9]) and same(images.batch(rows), found)
+
+
+def test_moments_of_images_of_several_sizes(tiles):
+    store = Patches(tiles[0] / "dem")
+    images = Images(store, ["height"], 16)
+    rows = np.arange(len(store.pairs))
+    found, x = moments(images, rows), images.batch(rows).numpy().astype(np.float64)
+    np.testing.assert_allclose(found.mean, np.nanmean(x, axis=(0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(found.std, np.nanstd(x, axis=(0, 2, 3)), rtol=1e-9)
+
+
+@given(
+    st.sampled_from(["uint8", "int16", "uint16", "int32", "float32"]), st.booleans(), st.data()
+)  # fmt: skip
+def test_a_gap_is_a_gap_in_every_type(tmp_path_factory, dtype, declared, data):
+    """One tile of one band: what equals nodata is NaN, everything else as NumPy converts it."""
+    kind = np.dtype(dtype)
+    shape = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
+    limits = (-1e6, 1e6) if kind.kind == "f" else (np.iinfo(kind).min, np.iinfo(kind).max)
+    nodata = data.draw(st.sampled_from([0, int(limits[1]), int(limits[0])]))
+    values = st.sampled_from([nodata, 1, 7, 100])
+    pixels = np.array(
+        data.draw(st.lists(values, min_size=36, max_size=36)), dtype=kind
+    )[: shape[0] * shape[1]].reshape(shape)  # fmt: skip
+    band = Band("x", 10, None, dtype, nodata=nodata if declared else None)
+    modality = Modality("q", (band,), ("x",))
+
+    class One(type(ARCHIVE)):
+        def read(self, root, modality, patch, band):
+            return pixels
+
+        def shape(self, root, modality, patch):
+            return shape
+
+    fields = {name: getattr(ARCHIVE, name) for name in ARCHIVE.__dataclass_fields__}
+    archive = One(**fields | {"modalities": {"q": modality}, "count": 1})
+    folder = tmp_path_factory.mktemp("one")
+    encode(archive, folder, folder, modality="q", metadata=archive.metadata(folder))
+    found = Tiles(Patches(folder / "q"), ["x"]).tile(0)[0]
+    expected = pixels.astype(np.float32)
+    assert same(found, np.where(pixels == nodata, np.nan, expected) if declared else expected)
