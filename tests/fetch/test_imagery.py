@@ -108,6 +108,16 @@ def test_sentinel1(stac: Site) -> None:
     assert row["days"] == "2.0000" and row["offset"] == "10 log10 of linear power"
 
 
+def test_pixels_on_the_grid_stay_to_the_last_bit(stac: Site) -> None:
+    """Neighbours of eleven orders of magnitude more would be seen at a weight of 1e-12."""
+    item = stac.s1()
+    rng = np.random.default_rng(0)
+    pixels = np.where(rng.random((160, 160)) < 0.5, 1e-4, 1e7).astype(np.float32)
+    cog(stac.folder / item["assets"]["VV"]["href"].rpartition("/")[2], pixels, 10, nodata=-32768)
+    folder, _ = fetched(stac, catalogue={"s1_unit": "dB"})
+    np.testing.assert_array_equal(read(folder, "s1")[0], pixels[ROWS, COLS])
+
+
 def test_decibels_stay(stac: Site) -> None:
     stac.s1()
     folder, rows = fetched(stac, catalogue={"s1_unit": "dB"})

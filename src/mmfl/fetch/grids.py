@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from rasterio import DatasetReader
-from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.features import geometry_mask
 from rasterio.transform import Affine, array_bounds
@@ -16,7 +15,6 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_geom
 
 LONGITUDES_LATITUDES = "EPSG:4326"
-SAME = 1e-4  # pixels by which grids may differ and still be one
 EXACT = 1e-3  # pixels by which the way between two grids may be approximated
 
 
@@ -48,27 +46,14 @@ class Tile:
         return 1.0 - float(outside.mean())
 
 
-def aligned(source: DatasetReader, tile: Tile) -> bool:
-    """Whether the raster's pixels are pixels of the tile's grid."""
-    if source.crs != CRS.from_user_input(tile.crs):
-        return False
-    here, there = source.transform, tile.transform
-    if any((here.b, here.d, there.b, there.d)):
-        return False
-    size = max(tile.height, tile.width)
-    steps = np.array([there.a / here.a, there.e / here.e])
-    shift = np.array([(there.c - here.c) / here.a, (there.f - here.f) / here.e])
-    return bool((abs(steps - 1) * size < SAME).all() and (abs(shift - np.rint(shift)) < SAME).all())
-
-
 def onto_grid(
     source: DatasetReader, tile: Tile, missing: float, empty: float
 ) -> np.ndarray[Any, Any]:
     """The first band on the tile's grid: (height, width), the raster's type, `empty` in gaps.
 
-    Pixels that are on the grid already stay as they are; others are interpolated between the four
-    nearest, of which those without data take no part. `missing` marks these if the raster does
-    not say.
+    A pixel is interpolated between the four nearest (bilinearly), of which those without data
+    take no part; so one that lies on the grid stays as it is. `missing` marks those without data
+    if the raster does not say.
     """
     with WarpedVRT(
         source,
@@ -78,7 +63,7 @@ def onto_grid(
         width=tile.width,
         src_nodata=missing if source.nodata is None else source.nodata,
         nodata=empty,
-        resampling=Resampling.nearest if aligned(source, tile) else Resampling.bilinear,
+        resampling=Resampling.bilinear,
         tolerance=EXACT,
         XSCALE=1,  # or GDAL widens the kernel where the grids are turned to each other
         YSCALE=1,

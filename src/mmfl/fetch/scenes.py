@@ -68,14 +68,14 @@ def sentinel2(tile: Tile, items: Sequence[Item]) -> list[list[Item]]:
     """Scenes of the tile's product, the newest baseline first; each a list of one item.
 
     Level and baseline of the product id do not count: MGRS tile and sensing time must be the
-    same. Without a product every scene of the day that covers the tile is one.
+    same. Without a product every scene of the day that covers the tile is one. Of equals the
+    first of `items`, which are in order of id, goes first.
     """
     if tile.product:
         product = Product.parse(tile.product)
         found = [item for item in items if product and _is_of(item, product)]
     else:
         found = [item for item in items if tile.covered([item["geometry"]]) > 1 - LOOSE]
-    found.sort(key=lambda item: item["id"])
     found.sort(key=lambda item: not _same_crs(item, tile))
     found.sort(key=_version, reverse=True)
     return [[item] for item in found]
