@@ -1,0 +1,239 @@
+"""Tiles as clients see them: windows, names, turns, frequencies, statistics, places."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.transform import Affine, from_origin
+from small_tiles import BANDS, SIZE, tile_data
+
+from drawn_tiles import drawn_tiles
+from mmfl.errors import UserError
+from mmfl.federation.data import Normaliser
+from mmfl.federation.tiles import grid
+from mmfl.params.tasks import IGNORED
+from mmfl.patches.augment import Turned
+
+ARCHIVE = drawn_tiles()
+THREE = ("dem", "s1", "s2")
+
+
+@pytest.fixture(scope="module")
+def data(tiles):
+    return tile_data(tiles, THREE)
+
+
+def same(one, two) -> bool:
+    return np.array_equal(np.asarray(one), np.asarray(two), equal_nan=True)
+
+
+def held(data, q):
+    return np.flatnonzero(data.present[q])
+
+
+# ---- where windows are -------------------------------------------------------------------------
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40))
+def test_windows_cover_a_tile_and_are_as_few_as_can_be(height, width, size):
+    corners = grid((height, width), size)
+    covered = np.zeros((height, width), int)
+    for top, left in corners.tolist():
+        assert 0 <= top <= max(height - size, 0) and 0 <= left <= max(width - size, 0)
+        covered[top : top + size, left : left + size] += 1
+    assert covered.all()
+    assert len(corners) == -(-height // size) * -(-width // size)
+    assert len(np.unique(corners, axis=0)) == len(corners)
+
+
+def test_windows_overlap_no_more_than_they_have_to():
+    assert grid((32, 48), 16).tolist() == [[r, c] for r in (0, 16) for c in (0, 16, 32)]
+    assert grid((33, 16), 16).tolist() == [[0, 0], [8, 0], [17, 0]]  # 8.5, to even
+    assert grid((9, 20), 16).tolist() == [[0, 0], [0, 4]]
+
+
+# ---- what is in them ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("q", THREE)
+def test_windows_are_slices_of_the_tile_and_its_mask(data, q):
+    for location in held(data, q).tolist():
+        samples = data.samples(np.array([location]))
+        shape = data.shape(location)
+        tile, mask = data.tile(q, location), data.mask(location)
+        assert tile.shape == (len(BANDS[q]), *shape) and mask.shape == shape
+        assert same(mask, ARCHIVE.mask(None, data.pairs[location]).classes)
+        down, right = (max(0, SIZE - side) for side in shape)
+        tile = np.pad(tile.numpy(), ((0, 0), (0, down), (0, right)), mode="reflect")
+        mask = np.pad(mask, ((0, down), (0, right)), constant_values=IGNORED)
+        corners = grid(shape, SIZE)
+        assert len(samples) == len(corners)
+        images, targets = data.batch(q, samples), data.targets(samples)
+        assert images.dtype == torch.float32 and targets.dtype == torch.uint8
+        for image, target, (top, left) in zip(images, targets, corners, strict=True):
+            part = slice(top, top + SIZE), slice(left, left + SIZE)
+            assert same(image, tile[:, *part]) and same(target, mask[part])
+
+
+def test_a_window_has_one_number_and_one_name_whoever_holds_it(data):
+    """Clients of a group hold the same samples; all of them have the names of their tiles."""
+    clients = {c.id: c for c in data.clients}
+    assert sorted(clients) == [f"{g}-{q}" for g in "ab" for q in THREE]
+    every = data.samples(np.arange(len(data.pairs)))
+    assert every.tolist() == list(range(len(every)))
+    names = data.names(every)
+    assert len(set(names)) == len(names)
+    for client in data.clients:
+        (q,) = client.modalities
+        tiles = data.table["pair"][
+            (data.table["split"] == "train")
+            & (data.table["country"].str.lower() == client.group)
+            & data.present[q]
+        ]
+        windows = {
+            f"{pair}#{n}"
+            for pair in tiles
+            for n in range(len(grid(data.shape(data.table["pair"].tolist().index(pair)), SIZE)))
+        }
+        assert set(data.names(client.train[q])) == windows and client.size == len(windows)
+    lacking = set(data.names(clients["a-s2"].train["s2"]))
+    lacking -= set(data.names(clients["a-s1"].train["s1"]))
+    assert lacking == {"tile-01#0"}
+    both = np.intersect1d(clients["b-s1"].train["s1"], clients["b-dem"].train["dem"])
+    assert len(both) == clients["b-s1"].size
+
+
+def test_a_window_has_its_number_in_other_partitions_of_the_same_modalities(tiles, data):
+    other = tile_data(tiles, THREE, "both", groups="xyz")
+    every = np.arange(len(data.pairs))
+    samples = data.samples(every)
+    assert same(samples, other.samples(every))
+    assert data.names(samples).tolist() == other.names(samples).tolist()
+
+
+def test_images_and_masks_turn_alike(data):
+    """As pixels: value by value in all bands and in the class, in another order."""
+    location = np.flatnonzero(np.all([data.present[q] for q in THREE], axis=0))
+    samples = data.samples(location)
+
+    def pixels(turned):
+        parts = [data.batch(q, samples, turned).nan_to_num(-1.0) for q in THREE]
+        parts.append(data.targets(samples, turned)[:, None].float())
+        return torch.cat(parts, dim=1).flatten(2).transpose(1, 2).numpy()
+
+    still, turned = pixels(None), pixels(Turned(1, 0))
+    moved = 0
+    for one, two in zip(still, turned, strict=True):
+        assert len(np.unique(one, axis=0)) > 0.4 * len(one)  # mirrored ones repeat theirs
+        assert same(one[np.lexsort(one.T)], two[np.lexsort(two.T)])
+        moved += not same(one, two)
+    assert 0.7 < moved / len(still) < 1  # 7 of 8 in the mean
+    assert not same(turned, pixels(Turned(1, 1))) and same(turned, pixels(Turned(1, 0)))
+
+
+def test_turns_are_the_eight_symmetries_by_name(data):
+    """By NumPy's transpose and flips, each window by the code of its name."""
+    samples = data.samples(np.arange(len(data.pairs)))
+    turned = Turned(3, 4)
+    codes = turned.codes(data.names(samples))
+    assert set(codes) == set(range(8))
+    plain, found = data.targets(samples).numpy(), data.targets(samples, turned).numpy()
+    for code, before, after in zip(codes, plain, found, strict=True):
+        expected = before.T if code & 4 else before
+        expected = np.flipud(expected) if code & 1 else expected
+        expected = np.fliplr(expected) if code & 2 else expected
+        assert same(after, expected)
+    order = np.random.default_rng(0).permutation(len(samples))[:7]
+    assert same(data.targets(samples[order], turned), found[order])
+    s1 = samples[data.present["s1"][data._tile[samples]]]
+    assert same(data.batch("s1", s1[:1], turned), data.batch("s1", s1[:9], turned)[:1])
+
+
+# ---- what is known of them ---------------------------------------------------------------------
+
+
+def test_labels_are_the_classes_that_a_tile_shows(data):
+    for location, pair in enumerate(data.pairs):
+        classes = ARCHIVE.mask(None, pair).classes
+        shown = [c in classes for c in range(3)]
+        assert data.labels[location].tolist() == shown
+    assert data.classes == ("water", "trees", "built") and data.colours[2] == "#c4281b"
+
+
+def test_frequencies_count_every_pixel_with_a_class_once(data):
+    """However the windows overlap."""
+    locations = np.array([1, 8, 12, 20])
+    classes = np.concatenate([data.mask(i).ravel() for i in locations])
+    counts = np.bincount(classes[classes != IGNORED], minlength=3)
+    expected = counts / counts.sum()
+    np.testing.assert_allclose(data.frequencies(data.samples(locations)), expected, rtol=1e-15)
+
+
+def test_places(data):
+    for location, pair in enumerate(data.pairs):
+        found, number = data.georeference(location), int(pair[-2:])
+        if number == 2:
+            assert found is None
+            continue
+        crs, transform = found
+        assert crs == "EPSG:32633" and isinstance(transform, Affine)
+        assert transform == from_origin(4e5 + 1000 * number, 58e5, 10, 10)
+
+
+@pytest.mark.parametrize("normalisation", ["global", "client"])
+def test_statistics_are_numpys_over_the_training_tiles(tiles, data, normalisation):
+    """Each tile once, gaps left out; a band of a client without pixels takes the pooled ones."""
+    found = data.statistics(normalisation)
+    chosen = {("s1", "b"): ["s1", "b-s1"], ("s2", "a"): ["s2", "a-s2"], ("dem", None): ["dem"]}
+    for (q, group), (name, *client) in chosen.items():
+        assert name == q
+        table = data.table[(data.table["split"] == "train") & data.present[q]]
+        if client and normalisation == "global":
+            assert list(found[q]) == ["all"]
+            continue
+        if client:
+            table = table[table["country"].str.lower() == group]
+        pixels = []
+        for pair in table["pair"]:
+            bands = [ARCHIVE.read(None, q, pair, band).astype(float) for band in BANDS[q]]
+            pixels.append(np.stack(bands).reshape(len(bands), -1))
+        flat = np.concatenate(pixels, axis=1)
+        nodata = ARCHIVE.modalities[q].bands[0].nodata
+        flat[flat == nodata] = np.nan
+        mean, std = found[q][client[0] if client else "all"]
+        np.testing.assert_allclose(mean, np.nanmean(flat, axis=1), rtol=1e-12)
+        np.testing.assert_allclose(std, np.nanstd(flat, axis=1), rtol=1e-9)
+
+
+def test_gaps_are_the_mean(data):
+    """0 after standardising, in every modality that may have some."""
+    normaliser = Normaliser(data.statistics("global"), data)
+    for q in THREE:
+        samples = data.samples(held(data, q)[:12])
+        x = data.batch(q, samples)
+        found = normaliser.client(q, x, "nobody")
+        assert x.isnan().any() and (found[x.isnan()] == 0).all() and found.isfinite().all()
+        assert abs(float(found[~x.isnan()].mean())) < 0.3
+
+
+def test_published_statistics_are_asked_for_in_vain(data):
+    with pytest.raises(UserError, match=r"none is published for dem height; use global or client"):
+        data.statistics("archive")
+
+
+def test_windows_larger_than_every_tile(tiles):
+    """One of each tile, mirrored as often as it takes."""
+    data = tile_data(tiles, ("s1",), size=64)
+    samples = data.samples(held(data, "s1"))
+    assert len(samples) == data.present["s1"].sum()
+    x, y = data.batch("s1", samples), data.targets(samples)
+    assert x.shape == (len(samples), 2, 64, 64)
+    for image, target, location in zip(x, y, held(data, "s1").tolist(), strict=True):
+        height, width = data.shape(location)
+        tile = data.tile("s1", location).numpy()
+        padding = ((0, 0), (0, 64 - height), (0, 64 - width))
+        assert same(image, np.pad(tile, padding, mode="reflect"))
+        assert (target[height:] == IGNORED).all() and (target[:, width:] == IGNORED).all()
