@@ -48,8 +48,8 @@ class DrawnTiles(Archive):
         i = int(pair[-2:])
         rng = np.random.default_rng(i)
         height, width = TILE_SHAPES[i // 4 % len(TILE_SHAPES)]
-        coarse = rng.integers(0, 3, (height // 4 + 1, width // 4 + 1)).astype(np.uint8)
-        classes = coarse.repeat(4, 0).repeat(4, 1)[:height, :width].copy()
+        coarse = rng.integers(0, 3, (height // 8 + 1, width // 8 + 1)).astype(np.uint8)
+        classes = coarse.repeat(8, 0).repeat(8, 1)[:height, :width].copy()
         classes[rng.random(classes.shape) < 0.1] = IGNORED
         if i == 4:
             classes[:16, :16] = IGNORED
