@@ -2,6 +2,7 @@
 
     make reproduce                                        # once: patches and clients to train on
     python benchmarks/federation.py --size 120
+    python benchmarks/federation.py --archive simulated-tiles --size 64 --batch 4
 
 1. Time per local step of each method against mf's: one client's local training of each in turn, so
    that a busy machine slows all of them; median and quartiles of the ratio within a turn.
@@ -21,10 +22,10 @@ import numpy as np
 import torch
 
 from mmfl.clients.manifest import read_manifest
-from mmfl.federation.data import Data
 from mmfl.federation.loop import Federation, federate
+from mmfl.federation.tiles import open_data
 from mmfl.federation.workers import Job, deterministic
-from mmfl.params import MethodEntry, Params, RunSpec, load, resolve
+from mmfl.params import MethodEntry, Params, RunSpec, clients_name, load, resolve
 from mmfl.steps.train import parts_of
 
 METHODS = (
@@ -35,15 +36,16 @@ FAST = {"whitening.where": "stem", "whitening.stride": 2}
 
 
 class Bench:
-    """The default experiment's data at another image size."""
+    """The default experiment's data of an archive at another image size."""
 
-    def __init__(self, size: int, batch: int, rounds: int) -> None:
-        self.params = load("params.yaml")
+    def __init__(self, archive: str, size: int, batch: int, rounds: int) -> None:
+        self.archive = archive
+        self.params = load("params.yaml").of(archive)
         self.changes = {"train.size": size, "train.batch": batch, "train.rounds": rounds}
-        name = "region-duplicate-p0"
-        frame = read_manifest(Path(f"data/clients/simulated/{name}.parquet"))
+        name = clients_name(self.params)
+        frame = read_manifest(Path(f"data/clients/{archive}/{name}.parquet"))
         bands = self.params.train.bands
-        self.data = Data(Path("data/patches/simulated"), frame, bands, size)
+        self.data = open_data(Path("data/patches", archive), frame, bands, size)
         self.data.preload()
 
     def federation(self, label: str, work: Path, workers: int = 1) -> tuple[Federation, dict]:
@@ -51,7 +53,7 @@ class Bench:
         method, _, fast = label.partition(", ")
         changes = self.changes | (FAST if fast else {})
         params: Params = resolve(self.params, MethodEntry(method=method, set=changes))
-        spec = RunSpec("simulated", "", method, "default", 1, label)
+        spec = RunSpec(self.archive, "", method, "default", 1, label)
         task, strategy, _ = parts_of(spec, params, self.data, torch.device("cpu"))
         initial = {k: v.detach().clone() for k, v in task.network.state_dict().items()}
         fed = Federation(
@@ -109,6 +111,7 @@ def rounds(bench: Bench, folder: Path) -> None:
 def main() -> None:
     """Print the three parts."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--archive", default="simulated")
     parser.add_argument("--size", type=int, default=120)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--turns", type=int, default=7)
@@ -116,9 +119,9 @@ def main() -> None:
     given = parser.parse_args()
     deterministic()
     with tempfile.TemporaryDirectory() as folder:
-        one = Bench(given.size, given.batch, 1)
+        one = Bench(given.archive, given.size, given.batch, 1)
         steps(one, given.turns, Path(folder))
-        rounds(Bench(given.size, given.batch, given.rounds), Path(folder))
+        rounds(Bench(given.archive, given.size, given.batch, given.rounds), Path(folder))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -169,13 +168,25 @@ def runs(channels: Sequence[int], targets: Sequence[int]) -> list[Run]:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """Bands of a source that have the same kind of gaps, by their places in it.
+
+    Gaps are NaN in any case, pixels of the value `value`, and infinite ones where `infinite`.
+    """
+
+    places: tuple[int, ...]
+    value: float | None
+    infinite: bool
+
+
+@dataclass(frozen=True)
 class Source:
     """The requested bands of one resolution: their channels, and their places in a batch."""
 
     resolution: int
     channels: tuple[int, ...]
     targets: tuple[int, ...]
-    gaps: tuple[tuple[int, float], ...]  # place in a batch, value that stands for a gap
+    gaps: tuple[Gap, ...]
 
 
 class Images:
@@ -263,13 +274,11 @@ class Images:
         if shape == (self.size, self.size):
             parts = runs(source.channels, source.targets)
             self.patches.fill(out.numpy(), rows, source.resolution, parts)
-            for target, value in source.gaps:
-                blank(out[:, target], value)
+            blank(out, source.gaps, source.targets)
             return
         native = self._buffer(source, shape)[: len(rows)]
         self.patches.read(rows, source.resolution, source.channels, native.numpy())
-        for target, value in source.gaps:
-            blank(native[:, source.targets.index(target)], value)
+        blank(native, source.gaps)
         resized = resize(native, (self.size, self.size))
         for channels, targets in runs(range(len(source.targets)), source.targets):
             out[:, targets] = resized[:, channels]
@@ -283,9 +292,17 @@ class Images:
         return held[source.resolution]
 
 
-def blank(x: Tensor, value: float) -> None:
-    """Make every pixel of the value a gap: NaN; infinite ones too."""
-    x.masked_fill_((x == value) | x.isinf(), torch.nan)
+def blank(x: Tensor, gaps: Sequence[Gap], targets: Sequence[int] | None = None) -> None:
+    """Make gaps NaN in x (N, C, H, W); `targets`: the channels of a source's bands, if not all."""
+    for gap in gaps:
+        places = gap.places if targets is None else tuple(targets[place] for place in gap.places)
+        part = x if len(places) == x.shape[1] else x[:, list(places)]
+        if gap.value is not None:
+            part.masked_fill_(part == gap.value, torch.nan)
+        if gap.infinite:
+            part.masked_fill_(part.isinf(), torch.nan)
+        if part is not x:
+            x[:, list(places)] = part
 
 
 def resize(x: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -312,9 +329,10 @@ def _source(patches: Patches, resolution: int, names: tuple[str, ...]) -> Source
     place = {band["name"]: channel for channel, band in enumerate(stored)}
     targets = tuple(target for target, name in enumerate(names) if name in place)
     channels = tuple(place[names[t]] for t in targets)
-    gaps = []
-    for target, channel in zip(targets, channels, strict=True):
-        value = stored[channel]["nodata"]
-        if value is not None or stored[channel]["gaps"]:
-            gaps.append((target, math.nan if value is None else float(value)))
-    return Source(resolution, channels, targets, tuple(gaps))
+    kinds = [(stored[channel]["nodata"], stored[channel]["gaps"]) for channel in channels]
+    gaps = tuple(
+        Gap(tuple(i for i, own in enumerate(kinds) if own == kind), *kind)
+        for kind in dict.fromkeys(kinds)
+        if kind != (None, False)
+    )
+    return Source(resolution, channels, targets, gaps)

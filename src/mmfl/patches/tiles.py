@@ -59,14 +59,15 @@ class Tiles:
             direct = pixels.shape[1:] == shape
             if direct:  # only the window's bytes
                 pixels = pixels[:, rows, columns]
-            values = torch.empty((len(source.channels), *pixels.shape[1:]))
+            values = torch.empty((1, len(source.channels), *pixels.shape[1:]))
             for channels, targets in runs(source.channels, range(len(source.channels))):
-                values.numpy()[targets] = pixels[channels]
-            for target, value in source.gaps:
-                blank(values[source.targets.index(target)], value)
+                values.numpy()[0, targets] = pixels[channels]
+            blank(values, source.gaps)
             if not direct:
-                values = resize(values[None], shape)[0][:, rows, columns]
-            out[list(source.targets)] = values
+                values = resize(values, shape)[:, :, rows, columns]
+            if len(self._sources) == 1:
+                return values[0]
+            out[list(source.targets)] = values[0]
         return out
 
 
