@@ -67,7 +67,7 @@ def write_runs(
     found = []
     for method, variant, label, level in METHODS:
         for seed in seeds:
-            place = Path(TASKS[task][0], "country-duplicate-p0", method, variant, f"seed-{seed}")
+            place = Path(TASKS[task][0], "region-duplicate-p0", method, variant, f"seed-{seed}")
             paths = {
                 "scores": root / "scores" / place / "scores.csv",
                 "predictions": root / "scores" / place / "predictions.parquet",
@@ -106,7 +106,7 @@ def write_partition(root: Path, task: str = "multilabel") -> Path:
                     (f"{group}-{q}", group, q, f"{group}-{split}-{i}", split) for i in range(count)
                 ]
     frame = pd.DataFrame(rows, columns=["client", "group", "modality", "pair", "split"])
-    path = folder / "country-duplicate-p0.parquet"
+    path = folder / "region-duplicate-p0.parquet"
     frame.to_parquet(path, index=False)
     summary = {
         "sha256": "0f" * 32,

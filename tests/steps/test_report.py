@@ -21,7 +21,7 @@ from mmfl.reporting.writers import read_csv
 from mmfl.steps import report
 from mmfl.workflow import FIGURES
 
-PLACE = Path("simulated", "country-duplicate-p0")
+PLACE = Path("simulated", "region-duplicate-p0")
 MULTI, PIXEL = TASKS["multilabel"], TASKS["pixel"]
 
 
@@ -45,7 +45,7 @@ def tiles(tmp_path_factory) -> dict:
 
 def write_page(made: dict, out: Path, **changes) -> str:
     values = {
-        "archive": "simulated", "clients": "country-duplicate-p0", "results": made["out"],
+        "archive": "simulated", "clients": "region-duplicate-p0", "results": made["out"],
         "measured": [run["measured"] for run in made["runs"]], "params_text": "a: <b>&</b>",
         "source_digest": "abc", "others": [], "partition": made["manifest"],
         "out": out,
