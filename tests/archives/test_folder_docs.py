@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import rasterio
 import yaml
+from sklearn.metrics import confusion_matrix
 from typer.testing import CliRunner
 
 from mmfl import cli
@@ -42,7 +44,7 @@ def example(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_from_files_to_a_partition(example):
+def test_from_files_to_scores(example):
     runner = CliRunner()
     for arguments in commands():
         result = runner.invoke(cli.app, arguments)
@@ -51,7 +53,8 @@ def test_from_files_to_a_partition(example):
             shown = re.search(r"\$ mmfl check .*?\n(.*?)\n\n", PAGE.read_text(), re.DOTALL)
             wanted = [line for line in said(shown[1]) if line != "..."]
             assert len(wanted) == 8 and set(wanted) <= set(said(result.stdout))
-    assert [c[0] for c in commands()] == ["check", "download", "split", "partition"]
+    steps = ["check", "download", "split", "partition", "train", "evaluate", "report", "page"]
+    assert [c[0] for c in commands()] == steps
     store = example / "data/patches/floods"
     assert [len(Patches(store / q).pairs) for q in ("s1", "s2", "mask")] == [18, 16, 18]
     labels = pd.read_parquet(store / "labels/index.parquet").set_index("pair")
@@ -63,6 +66,23 @@ def test_from_files_to_a_partition(example):
     (table,) = (example / "data/clients/floods").glob("*.csv")
     clients = pd.read_csv(table)
     assert set(clients["group"]) == {"ghana", "india", "spain"} and clients["train"].sum() == 24
+    (named,) = re.findall(r"^`(scores/.*?)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    scores = pd.read_csv(example / named / "scores.csv")
+    subsets = scores[scores["kind"] == "subset"]
+    assert set(subsets["modalities"]) == {"s1", "s2", "s1+s2"} and set(subsets["patches"]) == {2}
+    table = pd.read_parquet(example / named / "predictions.parquet")
+    assert table["pair"].tolist() == ["chip-05", "chip-11", "chip-17"]
+    for row in table.itertuples():
+        label = example / "floods/Label" / f"{row.pair}.tif"
+        with (
+            rasterio.open(example / named / "predictions" / row.file) as found,
+            rasterio.open(label) as mask,
+        ):
+            assert (found.bounds, found.crs) == (mask.bounds, mask.crs)
+            codes, classes = mask.read(1), found.read(1)
+        counted = confusion_matrix(codes[codes >= 0], classes[codes >= 0], labels=[0, 1])
+        assert np.array_equal(row.confusion.reshape(2, 2), counted)
+    assert "data:image/png" in (example / "page/floods.html").read_text(encoding="utf-8")
 
 
 def test_descriptions_of_published_archives(tmp_path):

@@ -12,7 +12,7 @@ import rasterio
 from rasterio.transform import from_origin
 
 from mmfl import cli
-from mmfl.archives.folder_files import Grid
+from mmfl.archives.folder.files import Grid
 from mmfl.inspection import check, inspect, overlap
 
 SIDE = 32

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mmfl.archives import folder_table as tables
 from mmfl.archives.base import MASK, SPLITS
 from mmfl.archives.folder import Folder, base_folder, metres
-from mmfl.archives.folder_files import Grid
+from mmfl.archives.folder import table as tables
+from mmfl.archives.folder.files import Grid
 from mmfl.errors import UserError
 from mmfl.inspection import overlap, survey
 from mmfl.inspection.archive import READ, class_counts, pictures

@@ -13,7 +13,7 @@ from rasterio.errors import RasterioError
 from rasterio.warp import transform
 from scipy.spatial import cKDTree
 
-from mmfl.archives.folder_files import Grid, crs_text
+from mmfl.archives.folder.files import Grid, crs_text
 from mmfl.files import file_sha256
 
 EARTH = 6_371_009.0  # metres, mean radius

@@ -14,9 +14,8 @@ import pandas as pd
 from rasterio.errors import NotGeoreferencedWarning
 from tqdm import tqdm
 
-from mmfl.archives import folder_files as files
 from mmfl.archives.base import MASK
-from mmfl.archives.folder import Folder
+from mmfl.archives.folder import Folder, files
 from mmfl.errors import DamagedFile
 from mmfl.params.tasks import IGNORED
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mmfl.archives import folder_files as files
-from mmfl.archives import folder_table as tables
 from mmfl.archives.base import MASK, Archive, Band, Fault, Mask, Modality
+from mmfl.archives.folder import files
+from mmfl.archives.folder import table as tables
 from mmfl.errors import DamagedFile, UserError
 from mmfl.files import file_sha256
 from mmfl.params.description import Description, read_description
