@@ -14,7 +14,7 @@ from rasterio.warp import transform
 
 from mmfl.archives import get
 from mmfl.archives.dynamicworld import MODALITIES, DynamicWorld
-from mmfl.archives.expert_tiles.table import XLSX
+from mmfl.archives.dynamicworld.table import XLSX
 from mmfl.errors import DamagedFile, UserError
 
 ARCHIVE = get("dynamicworld-expert")

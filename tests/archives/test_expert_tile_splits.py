@@ -7,9 +7,9 @@ import pytest
 from rasterio.warp import transform
 from test_dynamicworld import ARCHIVE, Mini
 
-from mmfl.archives.expert_tiles import blocks
-from mmfl.archives.expert_tiles.files import Grid
-from mmfl.archives.expert_tiles.location import located
+from mmfl.archives.dynamicworld import blocks
+from mmfl.archives.dynamicworld.files import Grid
+from mmfl.archives.dynamicworld.location import located
 
 
 @pytest.fixture

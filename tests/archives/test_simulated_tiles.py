@@ -12,7 +12,7 @@ from rasterio.warp import transform
 
 from mmfl.archives import get
 from mmfl.archives.dynamicworld import MODALITIES
-from mmfl.archives.expert_tiles.table import XLSX
+from mmfl.archives.dynamicworld.table import XLSX
 from mmfl.archives.simulated_tiles import COLUMNS, generate
 from mmfl.archives.simulation import facts, pixels, tile_facts, tiles
 from mmfl.archives.simulation.files import geotiff

@@ -45,11 +45,13 @@ def tiles(count: int = 1, **changed: object) -> pd.DataFrame:
 
 @dataclass
 class Fault:
-    """One answer that goes wrong: a status, or the body cut after so many bytes."""
+    """One answer that goes wrong: a status, the body cut after so many bytes, another range."""
 
     status: int = 200
     retry_after: str | None = None
     cut: int | None = None
+    shift: int = 0
+    shorter: int = 0
 
 
 @dataclass
@@ -306,6 +308,7 @@ def serving(folder: Path) -> Iterator[Site]:
             first, last = int(span[1]), min(int(span[2]), len(data) - 1)
             if first >= len(data):
                 return self._send(b"", 416, {"Content-Range": f"bytes */{len(data)}"})
+            first, last = first + fault.shift, last + fault.shift - fault.shorter
             part = data[first : last + 1]
             site.sizes[path] += len(part)
             extra = {"Content-Range": f"bytes {first}-{last}/{len(data)}"}

@@ -18,10 +18,12 @@ from rasterio.warp import reproject, transform
 from scipy.ndimage import map_coordinates
 
 from mmfl.errors import UserError
+from mmfl.fetch.grids import Tile
 from mmfl.fetch.imagery import COLUMNS, fetch_imagery
+from mmfl.fetch.scenes import sentinel2
 from mmfl.params.imagery import Imagery
 
-from .stac_site import GRID, PRODUCT, UTM, Site, cog, ground_control, numbers, power, tiles
+from .stac_site import GRID, PRODUCT, UTM, Site, cog, ground_control, numbers, outline, power, tiles
 
 BANDS = {"s1": ["VV", "VH"], "s2": ["B02", "B11"]}
 ROWS, COLS = slice(30, 78), slice(40, 80)  # the tile in the scenes' 10 m pixels
@@ -284,8 +286,13 @@ class TestSentinel2Scene:
         assert row_of(stac, "s2")["items"] == "S2A_33TWL_20190701_0_L2A"
 
     def test_without_a_datatake_the_time_must_be_near(self, stac: Site) -> None:
-        stac.s2("S2A_33TWL_a", **{"datetime": "2019-07-01T10:40:12Z"})
+        item = stac.s2("S2A_33TWL_a", **{"datetime": "2019-07-01T10:40:12Z"})
         assert row_of(stac, "s2")["items"] == "S2A_33TWL_a"
+        tile = Tile("a", UTM, Affine(*GRID), 48, 40, PRODUCT, "2019-07-01")
+        assert sentinel2(tile, [item]) == [[item]]
+        for time in ("2019-07-01T10:20:12Z", "2019-07-01T11:40:12Z"):  # of a careless catalogue
+            item["properties"]["datetime"] = time
+            assert sentinel2(tile, [item]) == []
 
     @pytest.mark.parametrize(
         "changed",
@@ -313,6 +320,8 @@ class TestSentinel2Scene:
         stac.s2("S2A_MSIL2A_20190701T103031_R108_T33TWM_1", **{"proj:epsg": 32632})
         stac.s2("S2A_MSIL2A_20190701T103031_R108_T33TWL_1", **{"proj:code": UTM})
         stac.s2("S2A_MSIL2A_20190702T103031_R108_T33TWL_1", datetime="2019-07-02T10:30:31Z")
+        beside = stac.s2("S2A_MSIL2A_20190701T103031_R108_T33TWK_1", "05.00")  # the newest
+        beside["geometry"] = outline((60, 160))
         row = fetched(stac, tiles(product=None))[1]["dw_0", "s2"]
         assert row["items"] == "S2A_MSIL2A_20190701T103031_R108_T33TWL_1"  # the tile's zone
 

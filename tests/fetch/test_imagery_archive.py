@@ -18,7 +18,7 @@ import yaml
 from rasterio.warp import transform_geom
 
 from mmfl.archives import get
-from mmfl.archives.expert_tiles.table import XLSX
+from mmfl.archives.dynamicworld.table import XLSX
 from mmfl.archives.simulated_tiles import EXPERTS, IMAGERY, VALIDATION, generate
 from mmfl.fetch.unpack import unpack
 

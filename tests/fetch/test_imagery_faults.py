@@ -97,6 +97,12 @@ def test_a_transfer_that_breaks_off(site: Site, cut: int) -> None:
     assert whole(run(site)[0]) and site.asked[B02] == 3
 
 
+@pytest.mark.parametrize("fault", [Fault(shift=8), Fault(shorter=1000)])
+def test_another_range_than_asked_for(site: Site, fault: Fault) -> None:
+    site.fail(B02, fault)
+    assert whole(run(site)[0]) and site.asked[B02] == 2
+
+
 class TestTokens:
     def entry(self, site: Site, **more: object) -> dict:
         return {"signing": "query", "token_url": f"{site.url}/token/{{collection}}", **more}
@@ -242,6 +248,14 @@ class TestFailures:
         reasons = [row["reason"] for row in rows.values()]
         assert sum("not tried: 3 images in a row failed" in reason for reason in reasons) == 7
         assert {row["outcome"] for row in run(site, 5)[1].values()} == {"ok"}
+
+    def test_failures_here_and_there(self, site: Site, monkeypatch) -> None:
+        """One image in two fails, never two in a row: all are tried."""
+        monkeypatch.setattr(module, "GIVE_UP", 2)
+        site.fail(B02, *[Fault(503)] * 99)
+        _, rows = run(site, 4, parallel=1)
+        assert [row["outcome"] for row in rows.values()] == ["ok", "failed"] * 4
+        assert site.asked[B02] == 4 * ATTEMPTS
 
     def test_an_asset_that_is_gone(self, site: Site) -> None:
         (site.folder / f"{S2}_B11.tif").unlink()

@@ -113,6 +113,38 @@ def test_infinite_values_are_gaps(tmp_path):
     assert np.isfinite(moments(Tiles(store, ["VV"]), np.arange(5)).sum).all()
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2], [1], [2, 0]])
+def test_each_band_has_its_own_value_for_gaps(tmp_path, order):
+    """Or none: then the same number is a measurement."""
+    nodata = [0.0, None, 7.0, np.nan]
+    bands = tuple(
+        Band(f"b{i}", 10, None, "float32", nodata=None if v != v else v, gaps=v is not None)
+        for i, v in enumerate(nodata)
+    )
+    pixels = np.random.default_rng(1).choice([0.0, 1.0, 7.0], (4, 16, 16)).astype(np.float32)
+    pixels[3, :2] = np.nan
+
+    class Mixed(type(ARCHIVE)):
+        def read(self, root, modality, patch, band):
+            return pixels[int(band[1])]
+
+        def shape(self, root, modality, patch):
+            return 16, 16
+
+    fields = {name: getattr(ARCHIVE, name) for name in ARCHIVE.__dataclass_fields__}
+    archive = Mixed(**fields | {"modalities": {"q": Modality("q", bands)}, "count": 2})
+    encode(archive, tmp_path, tmp_path, modality="q", metadata=archive.metadata(tmp_path))
+    store = Patches(tmp_path / "q")
+    expected = np.stack([np.where(pixels[i] == nodata[i], np.nan, pixels[i]) for i in order])
+    names = [f"b{i}" for i in order]
+    tiles = Tiles(store, names)
+    assert same(tiles.tile(0), expected)
+    assert same(tiles.window(1, (16, 16), (3, 4), 9), expected[:, 3:12, 4:13])
+    wider = F.interpolate(torch.from_numpy(expected)[None], (24, 20), mode="bilinear")[0]
+    assert same(tiles.tile(0, (24, 20)), wider)
+    assert same(Images(store, names, 16).batch(np.array([1, 0])), np.stack([expected] * 2))
+
+
 @pytest.mark.parametrize("q", list(TILE_BANDS))
 def test_moments_are_numpys_without_gaps(tiles, q):
     store = Patches(tiles[0] / q)

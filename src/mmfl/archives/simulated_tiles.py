@@ -20,7 +20,7 @@ import zstandard
 
 from mmfl import files
 from mmfl.archives.dynamicworld import MODALITIES
-from mmfl.archives.expert_tiles.table import XLSX
+from mmfl.archives.dynamicworld.table import XLSX
 from mmfl.archives.simulation.files import (
     BLOCK,
     geotiff,

@@ -164,7 +164,7 @@ class Remote:
         self.service, self.href = service, href
         self.error: Exception | None = None
         self._total: int | None = None
-        self._head = self._last = (0, b"")
+        self._first, self._held = 0, b""
 
     def opened(self, name: str, mode: str = "rb") -> Handle:
         """The asset as a file, whatever its name is to rasterio: this is its `opener`."""
@@ -180,17 +180,15 @@ class Remote:
         if self.error is not None or (self._total is not None and start >= self._total):
             return b""
         end = start + size if self._total is None else min(start + size, self._total)
-        for first, held in (self._head, self._last):
-            if held and first <= start and end <= first + len(held):
-                return held[start - first : end - first]
+        at = start - self._first
+        if self._held and at >= 0 and end - self._first <= len(self._held):
+            return self._held[at : end - self._first]
         try:
             data, self._total = self.service.read(self.href, start, max(size, HEAD))
         except Exception as error:  # rasterio would swallow it
             self.error = error
             return b""
-        self._last = (start, data)
-        if start == 0:
-            self._head = self._last
+        self._first, self._held = start, data
         return data[:size]
 
 

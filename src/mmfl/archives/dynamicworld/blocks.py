@@ -16,7 +16,7 @@ from rasterio.warp import transform as reproject
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mmfl.archives.expert_tiles.files import Grid
+from mmfl.archives.dynamicworld.files import Grid
 
 VALIDATION = 0.15  # share of a region's tiles
 

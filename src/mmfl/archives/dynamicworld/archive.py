@@ -17,7 +17,7 @@ Splits. The published validation tiles are the test split. Of the expert tiles, 
 a test tile at any date, or lie in one block of 1 degree x 1 degree with one, or are joined with
 one by further overlaps, are left out and counted. Of the others, about 15 % of every region
 (hemisphere and biome) are the validation split: whole neighbourhoods of overlapping tiles and
-tiles of one block, in an order by hash (expert_tiles/blocks.py). So no ground lies in two splits.
+tiles of one block, in an order by hash (blocks.py). So no ground lies in two splits.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import pandas as pd
 import rasterio
 
 from mmfl.archives.base import MASK, REMEDY, SEASONS, Archive, Band, Mask, Modality
-from mmfl.archives.expert_tiles.files import grid_of, opened, read_bands, same, shown
-from mmfl.archives.expert_tiles.location import label_path, labels, located
-from mmfl.archives.expert_tiles.table import XLSX
+from mmfl.archives.dynamicworld.files import grid_of, opened, read_bands, same, shown
+from mmfl.archives.dynamicworld.location import label_path, labels, located
+from mmfl.archives.dynamicworld.table import XLSX
 from mmfl.errors import DamagedFile
 from mmfl.params.archives import S1_BANDS, S2_TRAINED
 from mmfl.params.tasks import IGNORED

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from mmfl.archives.base import REMEDY
-from mmfl.archives.expert_tiles import blocks
-from mmfl.archives.expert_tiles.files import Grid, grid_of, opened
-from mmfl.archives.expert_tiles.table import XLSX, Row, date_of, place_of, read_table
+from mmfl.archives.dynamicworld import blocks
+from mmfl.archives.dynamicworld.files import Grid, grid_of, opened
+from mmfl.archives.dynamicworld.table import XLSX, Row, date_of, place_of, read_table
 from mmfl.errors import DamagedFile, UserError
 
 THREADS = 8  # that wait for the disk
