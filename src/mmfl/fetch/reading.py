@@ -88,12 +88,16 @@ def read_scene(
 def write_scene(path: Path, modality: str, tile: Tile, scene: Scene, bands: Sequence[str]) -> None:
     """A GeoTIFF on the tile's grid, a described band each; equal pixels give equal bytes.
 
+    It is read once more, as GDAL says nothing of what it could not write at the end.
+
     Raises:
         UserError: it could not be written.
     """
     try:
         with atomic(path) as temporary:
             _write(temporary, modality, tile, scene, bands)
+            with rasterio.open(temporary) as source:
+                source.read()
     except RasterioError as error:
         reason = " ".join(str(error).split())[-120:]
         raise UserError(
