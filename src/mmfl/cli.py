@@ -81,7 +81,9 @@ def split(
 
     chosen = _load(params, archive)
     raw = Path("data/raw", archive)
-    unit = split_unit(chosen, archive, _existing(raw / "files.csv", "download"))
+    for name in ("files.csv", "scenes.csv"):
+        _existing(raw / name, "download")
+    unit = split_unit(chosen, archive, raw)
     if fresh:
         unit.discard()
     step.run(

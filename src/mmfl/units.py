@@ -10,13 +10,14 @@ from mmfl.files import digest, file_sha256
 from mmfl.params import Params, RunSpec, step_values, train_values
 
 
-def split_unit(params: Params, archive: str, files_csv: Path) -> Unit:
-    """An encoded archive; `files_csv` is the table of verified files that `download` wrote."""
+def split_unit(params: Params, archive: str, raw: Path) -> Unit:
+    """An encoded archive; `raw` is the folder of the tables that `download` wrote."""
     key = {
         "archive": archive,
         "values": step_values(params, "split", archive),
         "code": code.digest("split"),
-        "files": file_sha256(files_csv),
+        "files": file_sha256(raw / "files.csv"),
+        "scenes": file_sha256(raw / "scenes.csv"),
     }
     return Unit("split", digest(key))
 

@@ -18,9 +18,9 @@ from rasterio.warp import reproject, transform
 from scipy.ndimage import map_coordinates
 
 from mmfl.errors import UserError
-from mmfl.fetch.grids import Tile
-from mmfl.fetch.imagery import COLUMNS, fetch_imagery
-from mmfl.fetch.scenes import sentinel2
+from mmfl.fetch.stac.grids import Tile
+from mmfl.fetch.stac.imagery import COLUMNS, fetch_imagery
+from mmfl.fetch.stac.scenes import sentinel2
 from mmfl.params.imagery import Imagery
 
 from .stac_site import GRID, PRODUCT, UTM, Site, cog, ground_control, numbers, outline, power, tiles

@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 
 from mmfl.errors import UserError
-from mmfl.fetch import imagery as module
-from mmfl.fetch.imagery import check, fetch_imagery
-from mmfl.fetch.web import ATTEMPTS, Signer, Web
+from mmfl.fetch.stac import imagery as module
+from mmfl.fetch.stac.imagery import check, fetch_imagery
+from mmfl.fetch.stac.web import ATTEMPTS, Signer, Web
 from mmfl.params.imagery import Catalogue
 
 from .stac_site import SECRET, Fault, Site, cog, numbers, tiles
@@ -316,7 +316,7 @@ CHILD = """
 import json, resource, sys
 import pandas as pd
 from pathlib import Path
-from mmfl.fetch.imagery import fetch_imagery
+from mmfl.fetch.stac.imagery import fetch_imagery
 from mmfl.params.imagery import Imagery
 frame, choice, store, most = sys.argv[1:]
 if int(most):

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from mmfl.errors import UserError
-from mmfl.fetch.imagery import COLUMNS
-from mmfl.fetch.web import ATTEMPTS
+from mmfl.fetch.stac.imagery import COLUMNS
+from mmfl.fetch.stac.web import ATTEMPTS
 from mmfl.steps import download
 
 from .stac_site import Fault, Site, tiles

@@ -41,7 +41,10 @@ def check(folder, archive=ARCHIVE):
 
 
 @pytest.mark.parametrize("choice", [{}, {"shard_size": 3}, {"shard_size": 1}, {"workers": 2}])
-def test_tiles_of_several_shapes_come_back_to_the_bit(tmp_path, tiles, choice):
+@pytest.mark.parametrize("chunk", [{"CHUNK": 32}, {"CHUNK": 3}, {"CHUNK_BYTES": 1}])
+def test_tiles_of_several_shapes_come_back_to_the_bit(tmp_path, tiles, choice, chunk, monkeypatch):
+    for name, value in chunk.items():
+        monkeypatch.setattr(writer, name, value)
     folder = tmp_path / "patches"
     make_tiles(folder, **choice)
     check(folder)
@@ -56,7 +59,7 @@ def test_tiles_of_several_shapes_come_back_to_the_bit(tmp_path, tiles, choice):
         }
         assert max(len(x) for x in pixels) <= choice.get("shard_size", 4)
         assert sum(len(x) for x in pixels) == len(store.pairs)
-    if choice == {"workers": 2}:
+    if "shard_size" not in choice:  # neither workers nor chunks change a byte
         assert files(folder) == files(tiles[0])
 
 

@@ -62,8 +62,11 @@ def made(tmp_path):
     maps = tmp_path / "scores/predictions"
     maps.mkdir(parents=True)
     for pair, (height, width) in SHAPES.items():
-        with pixels_only(), rasterio.open(maps / f"{pair}.tif", "w", driver="GTiff", height=height, width=width,
-                           count=1, dtype="uint8") as target:  # fmt: skip
+        shape = {"height": height, "width": width, "count": 1, "dtype": "uint8"}
+        with (
+            pixels_only(),
+            rasterio.open(maps / f"{pair}.tif", "w", driver="GTiff", **shape) as target,
+        ):
             target.write(np.full((1, height, width), 1, np.uint8))
     pd.DataFrame(
         {"pair": PAIRS, "file": [f"{p}.tif" for p in PAIRS], "labels": [[0]] * 5,

@@ -49,11 +49,12 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in (
         f"data/raw/{ARCHIVE}/files.csv",
+        f"data/raw/{ARCHIVE}/scenes.csv",
         f"data/patches/{ARCHIVE}/s1/modality.json",
         f"data/clients/{ARCHIVE}/{clients_name(params)}.parquet",
     ):
         path = tmp_path / name
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("content")
     (tmp_path / f"data/raw/{ARCHIVE}/root.json").write_text('{"root": "raw"}')
     return tmp_path
@@ -89,3 +90,5 @@ def test_shards_have_the_key_of_the_split_step(
     params = load(ROOT / "params.yaml")
     assert sync.restore_split(params, ARCHIVE)  # s1, which the unit lacks
     assert Recorder.made[0] == Recorder.made[1]
+    Path("data/raw", ARCHIVE, "scenes.csv").write_text("other scenes")
+    assert sync.restore_split(params, ARCHIVE) and Recorder.made[2] != Recorder.made[0]

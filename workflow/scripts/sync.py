@@ -38,9 +38,10 @@ def fetch() -> int:
 def restore_split(params: Params, archive: str) -> bool:
     """Put the shards of an archive back; True if any had to be."""
     source = Path("data/patches", archive)
-    if not Path("data/raw", archive, "files.csv").exists():
+    raw = Path("data/raw", archive)
+    if not all((raw / name).exists() for name in ("files.csv", "scenes.csv")):
         return False
-    unit = split_unit(params, archive, Path("data/raw", archive, "files.csv"))
+    unit = split_unit(params, archive, raw)
     stores = [path.parent.name for path in sorted(source.glob("*/modality.json"))]
     missing = [name for name in stores if not (unit.path / name).exists()]
     for name in missing:

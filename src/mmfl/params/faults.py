@@ -25,7 +25,8 @@ def one_line(error: ValidationError, prefix: str = "") -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return f"{at}: {message}" if key else message
-    return f"{at}: found {fault['input']!r}; {message[0].lower()}{message[1:]}"
+    found = "" if "@" in str(fault["input"]) else f"found {fault['input']!r}; "  # a password?
+    return f"{at}: {found}{message[0].lower()}{message[1:]}"
 
 
 def _names(location: tuple[Any, ...]) -> list[str]:

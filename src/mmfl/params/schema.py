@@ -87,6 +87,10 @@ class Params(Section):
         for name in self.download.local:
             one_of(name, tuple(a for a in ARCHIVES if a not in SIMULATED), "archive")
         if self._resolved():
+            if "dynamicworld-expert" in self.archives:
+                read = {q: list(b) for q, b in ARCHIVES["dynamicworld-expert"].bands.items()}
+                if self.imagery.bands != read:
+                    raise ValueError(f"imagery.bands: dynamicworld-expert is made of {read}")
             _check_all(self, known(next(iter(self.archives)), self.folders))
             return self
         for archive in self.archives:

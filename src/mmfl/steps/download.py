@@ -17,8 +17,8 @@ from mmfl.archives import get
 from mmfl.archives.folder import verify
 from mmfl.errors import UserError
 from mmfl.fetch.files import fetch, recorded_sha256
-from mmfl.fetch.imagery import SCENES, check, fetch_imagery, table
 from mmfl.fetch.manifest import File, read_manifest
+from mmfl.fetch.stac.imagery import SCENES, check, fetch_imagery, table
 from mmfl.fetch.unpack import unpack
 from mmfl.files import digest, file_sha256, write_json, write_text
 from mmfl.params.imagery import Imagery
@@ -43,7 +43,7 @@ def run(
 ) -> None:
     """Write `out/files.csv` (name, bytes, sha256) and `out/root.json` (where the archive lies).
 
-    `out/scenes.csv` lists every tile's scenes (`mmfl.fetch.imagery`); it has no rows where the
+    `out/scenes.csv` lists every tile's scenes (`mmfl.fetch.stac.imagery`); it has no rows where the
     archive brings its images. It is written before a failed image ends the step, too.
 
     Args:

@@ -18,8 +18,8 @@ from pystac_client.errors import ClientTypeError
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
+from mmfl.fetch.stac.web import Refused, Signer, Web, unsigned
 from mmfl.fetch.transfer import Passing
-from mmfl.fetch.web import Refused, Signer, Web, unsigned
 from mmfl.params.imagery import Catalogue
 
 HEAD = 1 << 16  # bytes read at least: a COG's header is in the first of them

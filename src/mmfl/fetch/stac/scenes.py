@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mmfl.fetch.catalogues import Item, Unusable
-from mmfl.fetch.grids import Tile
+from mmfl.fetch.stac.catalogues import Item, Unusable
+from mmfl.fetch.stac.grids import Tile
 
 SLICE = timedelta(seconds=60)  # slices of one Sentinel-1 pass follow each other within
 SWATH = timedelta(hours=1)  # a catalogue may give a tile's own time, after the datatake's start

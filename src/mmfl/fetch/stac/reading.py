@@ -15,9 +15,9 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
 from mmfl.errors import UserError
-from mmfl.fetch.catalogues import Item, Remote, Service, Unusable
-from mmfl.fetch.grids import Tile, onto_grid
-from mmfl.fetch.scenes import decibels, reflectance, scale_offset, taken
+from mmfl.fetch.stac.catalogues import Item, Remote, Service, Unusable
+from mmfl.fetch.stac.grids import Tile, onto_grid
+from mmfl.fetch.stac.scenes import decibels, reflectance, scale_offset, taken
 from mmfl.files import atomic
 
 TRIES = 3  # of a file that looks damaged

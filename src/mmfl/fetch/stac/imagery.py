@@ -17,13 +17,13 @@ import pandas as pd
 from rasterio.transform import Affine
 
 from mmfl.errors import UserError
-from mmfl.fetch.catalogues import Item, Service, Unusable
 from mmfl.fetch.files import alone
-from mmfl.fetch.grids import Tile
-from mmfl.fetch.reading import Scene, read_scene, write_scene
-from mmfl.fetch.scenes import LOOSE, apart, passes, sentinel2, taken, window
+from mmfl.fetch.stac.catalogues import Item, Service, Unusable
+from mmfl.fetch.stac.grids import Tile
+from mmfl.fetch.stac.reading import Scene, read_scene, write_scene
+from mmfl.fetch.stac.scenes import LOOSE, apart, passes, sentinel2, taken, window
+from mmfl.fetch.stac.web import Refused, Web, unsigned
 from mmfl.fetch.transfer import Passing, Stopped, progress_bar
-from mmfl.fetch.web import Refused, Web, unsigned
 from mmfl.files import digest, write_json, write_text
 from mmfl.params.imagery import SENSORS, Imagery
 
