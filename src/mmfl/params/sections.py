@@ -27,7 +27,7 @@ class Simulate(Section):
 
     pairs: int = Field(1200, ge=40, description="locations of `simulated`")
     tiles: int = Field(120, ge=20, description="locations of `simulated-tiles`")
-    tile_size: int = Field(128, ge=32, le=510, description="pixels of such a tile's side")
+    tile_size: int = Field(96, ge=32, le=510, description="pixels of such a tile's side")
     seed: int = Field(7, ge=0, description="seed of the generator")
     countries: list[str] = Field(
         ["Austria", "Finland", "Ireland", "Portugal"], min_length=1, description="countries drawn"
