@@ -58,6 +58,12 @@ def test_windows_overlap_no_more_than_they_have_to():
 # ---- what is in them ---------------------------------------------------------------------------
 
 
+def labelled_windows(mask):
+    """(row, column) of the windows of a mask (H, W) in which a pixel has a class."""
+    places = [(r, c) for r, c in grid(mask.shape, SIZE).tolist()]
+    return [(r, c) for r, c in places if (mask[r : r + SIZE, c : c + SIZE] != IGNORED).any()]
+
+
 @pytest.mark.parametrize("q", THREE)
 def test_windows_are_slices_of_the_tile_and_its_mask(data, q):
     for location in held(data, q).tolist():
@@ -69,8 +75,8 @@ def test_windows_are_slices_of_the_tile_and_its_mask(data, q):
         down, right = (max(0, SIZE - side) for side in shape)
         tile = np.pad(tile.numpy(), ((0, 0), (0, down), (0, right)), mode="reflect")
         mask = np.pad(mask, ((0, down), (0, right)), constant_values=IGNORED)
-        corners = grid(shape, SIZE)
-        assert len(samples) == len(corners)
+        corners = labelled_windows(mask)
+        assert len(samples) == len(corners) > 0
         images, targets = data.batch(q, samples), data.targets(samples)
         assert images.dtype == torch.float32 and targets.dtype == torch.uint8
         for image, target, (top, left) in zip(images, targets, corners, strict=True):
@@ -78,12 +84,33 @@ def test_windows_are_slices_of_the_tile_and_its_mask(data, q):
             assert same(image, tile[:, *part]) and same(target, mask[part])
 
 
+def numbers(data, pair):
+    """Numbers of a tile's windows in which a pixel has a class."""
+    mask = data.mask(data.table["pair"].tolist().index(pair))
+    places = grid(mask.shape, SIZE).tolist()
+    return [n for n, (r, c) in enumerate(places) if (r, c) in labelled_windows(mask)]
+
+
+def test_windows_without_a_class_are_trained_on_by_nobody(data):
+    """Neither the loss nor a client's weight knows of them."""
+    every = [
+        (pair, n) for location, pair in enumerate(data.pairs)
+        for n in range(len(grid(data.shape(location), SIZE)))
+    ]  # fmt: skip
+    kept = set(data.names(data.samples(np.arange(len(data.pairs)))))
+    bare = [f"{pair}#{n}" for pair, n in every if f"{pair}#{n}" not in kept]
+    assert bare and all(n not in numbers(data, p) for p, n in every if f"{p}#{n}" in bare)
+    assert not set(bare) & {name for c in data.clients for name in data.names(c.locations)}
+    targets = data.targets(np.concatenate([c.locations for c in data.clients]))
+    assert (targets != IGNORED).flatten(1).any(dim=1).all()
+
+
 def test_a_window_has_one_number_and_one_name_whoever_holds_it(data):
     """Clients of a group hold the same samples; all of them have the names of their tiles."""
     clients = {c.id: c for c in data.clients}
     assert sorted(clients) == [f"{g}-{q}" for g in "ab" for q in THREE]
     every = data.samples(np.arange(len(data.pairs)))
-    assert every.tolist() == list(range(len(every)))
+    assert (np.diff(every) > 0).all()
     names = data.names(every)
     assert len(set(names)) == len(names)
     for client in data.clients:
@@ -93,11 +120,7 @@ def test_a_window_has_one_number_and_one_name_whoever_holds_it(data):
             & (data.table["country"].str.lower() == client.group)
             & data.present[q]
         ]
-        windows = {
-            f"{pair}#{n}"
-            for pair in tiles
-            for n in range(len(grid(data.shape(data.table["pair"].tolist().index(pair)), SIZE)))
-        }
+        windows = {f"{pair}#{n}" for pair in tiles for n in numbers(data, pair)}
         assert set(data.names(client.train[q])) == windows and client.size == len(windows)
     lacking = set(data.names(clients["a-s2"].train["s2"]))
     lacking -= set(data.names(clients["a-s1"].train["s1"]))

@@ -91,7 +91,9 @@ class Data:
                 str(q): self.samples(np.sort(self._place[rows["pair"].to_numpy()].to_numpy()))
                 for q, rows in part.groupby("modality", sort=True)
             }
-            clients.append(Client(str(client), str(group), tuple(train), train))
+            train = {q: samples for q, samples in train.items() if len(samples)}
+            if train:
+                clients.append(Client(str(client), str(group), tuple(train), train))
         if not clients:
             raise UserError(
                 "partition: found no client with training patches in the modalities of "

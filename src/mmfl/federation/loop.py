@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,6 +178,11 @@ def _rows(
             "flops": flops,
         }
         row |= update.metrics
+        if not math.isfinite(update.metrics["loss"]):
+            log.warning(
+                "round %d: the loss of the client %s is not finite: training has diverged, or an "
+                "image holds NaN that its archive does not declare", server.round + 1, client.id,
+            )  # fmt: skip
         fed.seconds["steps"] = fed.seconds.get("steps", 0.0) + update.seconds["steps"]
         rows.append(row)
     return rows

@@ -25,7 +25,7 @@ class TileData(Data):
     stand at equal steps so that all of the tile is covered, overlapping where they have to; a tile
     that is smaller is mirrored at its edges, where no pixel has a class. A window has the same
     number in every modality and round, so that what is known of it in one modality belongs to it
-    in the other.
+    in the other. Nobody trains on a window in which no pixel has a class.
     """
 
     task = "pixel"
@@ -40,11 +40,24 @@ class TileData(Data):
         self._first = np.concatenate([[0], np.cumsum(counts)])
         self._tile = np.repeat(np.arange(len(corners)), counts)
         self._corner = np.concatenate([*corners, np.empty((0, 2), np.int64)]).astype(np.int64)
+        self._useful: dict[int, np.ndarray] = {}
 
     def samples(self, locations: np.ndarray) -> np.ndarray:
-        """The windows of some tiles, ascending."""
-        parts = [np.arange(self._first[i], self._first[i + 1]) for i in locations]
+        """The windows of some tiles that have a pixel with a class, ascending."""
+        parts = [self._labelled(int(location)) for location in locations]
         return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
+
+    def _labelled(self, location: int) -> np.ndarray:
+        if location not in self._useful:
+            known = self.mask(location) != IGNORED
+            own = np.arange(self._first[location], self._first[location + 1])
+            self._useful[location] = own[
+                [
+                    known[top : top + self.size, left : left + self.size].any()
+                    for top, left in self._corner[own]
+                ]
+            ]
+        return self._useful[location]
 
     def preload(self) -> None:
         """Nothing: windows are read by memory map."""

@@ -53,6 +53,8 @@ def recognise(root: Path) -> str | None:
         return "bigearthnet-v2"
     if any(root.glob("s1_s2_name_country_season.csv*")):
         return "bigearthnet-v1"
+    if any(root.glob("v1_dw_tile_metadata*.xlsx")):
+        return "dynamicworld-expert"
     return None
 
 
