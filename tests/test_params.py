@@ -41,7 +41,7 @@ def test_default_file_names_every_key():
         ({"train": {"rouns": 3}}, "unknown key train.rouns; did you mean rounds?"),
         ({"train": {"rounds": "a"}}, "train.rounds: found 'a'"),
         ({"train": {"rounds": 0}}, "train.rounds: found 0"),
-        ({"archives": ["simulatd"]}, "did you mean simulated?"),
+        ({"archives": {"simulatd": {}}}, "did you mean simulated?"),
         ({"train": {"methods": ["mf+fv"]}}, "unknown module 'fv'"),
         ({"train": {"methods": ["mf+mim+fw", "mf"]}}, "write it as mf+fw+mim"),
         (
@@ -138,3 +138,125 @@ def test_train_values_hold_only_what_changes_a_result():
     assert p.step_values(params, "train", "simulated", "mf+mim") != p.step_values(
         other, "train", "simulated", "mf+mim"
     )
+
+
+# ---- values of an archive's own ------------------------------------------------------------------
+
+TWO = {
+    "archives": {
+        "simulated": {},
+        "simulated-tiles": {
+            "train": {"size": 48, "methods": ["mf", {"method": "mf", "set": {"mim.weight": 0.5}}]},
+            "algorithms": {"moon": {"mu": 5}},
+        },
+    },
+    "algorithms": {"moon": {"mu": 2, "temperature": 0.2}},
+    "train": {"size": 16, "methods": ["mf", "mf+fw"]},
+}
+
+
+def test_an_archive_has_its_own_values_and_the_rest_of_the_file():
+    params = p.validate(TWO)
+    one, two = params.of("simulated"), params.of("simulated-tiles")
+    assert (one.train.size, two.train.size) == (16, 48)
+    assert [p.entry(m).method for m in two.train.methods] == ["mf", "mf"]
+    assert (two.algorithms.moon.mu, two.algorithms.moon.temperature) == (5, 0.2)
+    assert (one.algorithms.moon.mu, one.algorithms.moon.temperature) == (2, 0.2)
+    assert list(one.archives) == ["simulated"] and one.of("simulated") is one
+    assert {s.method for s in p.runs(params, "simulated")} == {"mf", "mf+fw"}
+    assert len(p.runs(params, "simulated-tiles")) == 2 * len(params.train.seeds)
+
+
+def test_bands_and_modalities_are_the_archives_unless_given():
+    own = {"train": {"bands": {"s2": ["B04"]}}}
+    params = p.validate({"archives": {"simulated": own, "simulated-tiles": None}})
+    assert params.of("simulated").train.bands == {"s2": ["B04"]}, "replaced as a whole"
+    assert params.of("simulated-tiles").train.bands["s1"] == ["VV", "VH"]
+    assert params.of("simulated-tiles").partition.modalities == ["s1", "s2"]
+
+
+def test_only_what_concerns_an_archive_is_in_its_values():
+    """So that nothing else trains or evaluates it again."""
+    params = p.validate(TWO)
+    more = p.validate(TWO | {"evaluate": {"overlap": 0.25, "threshold": "validation"}})
+    for archive, key in (("simulated", "threshold"), ("simulated-tiles", "overlap")):
+        before, after = (p.step_values(x, "evaluate", archive) for x in (params, more))
+        assert {k for k in after if before[k] != after[k]} == {key}
+    tiles = p.validate(TWO | {"simulate": {"tiles": 60}})
+    assert p.step_values(tiles, "simulate", "simulated") == p.step_values(
+        params, "simulate", "simulated"
+    )
+    assert p.step_values(tiles, "simulate", "simulated-tiles") != p.step_values(
+        params, "simulate", "simulated-tiles"
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"archives": ["simulated"]}, "archives: found a list, expected a mapping such as"),
+        ({"archives": [{"simulated": {}}]}, "archives: found a list, expected a mapping such as"),
+        ({"archives": {}}, "archives: found {}"),
+        (
+            {"archives": {"simulated": {"trian": {}}}},
+            "archives.simulated: found trian, expected sections of split, partition",
+        ),
+        (
+            {"archives": {"simulated": {"train": {"sise": 3}}}},
+            "unknown key archives.simulated.train.sise; did you mean size?",
+        ),
+        (
+            {"archives": {"simulated": {"train": {"size": "x"}}}},
+            "archives.simulated.train.size: found 'x'",
+        ),
+        (
+            {"archives": {"simulated": {"train": {"seeds": [4]}}}},
+            "train.seeds names folders and is the same for all archives",
+        ),
+        (
+            {"archives": {"simulated": {}, "simulated-tiles": {"train": {"methods": ["mf+fw"]}}}},
+            "archives.simulated-tiles: report.baseline: mf is not trained",
+        ),
+        (
+            {"archives": {"simulated": {}, "simulated-tiles": {}}, "train": {"size": 32},
+             "partition": {"scenario": "country"}},
+            "archives.simulated-tiles: partition.scenario: unknown scenario 'country'",
+        ),
+        (
+            {"archives": {"simulated-tiles": {}}, "partition": {"modalities": ["s3"]}},
+            "partition.modalities: unknown modality 's3'; did you mean",
+        ),
+        (
+            {"partition": {"modalities": ["s1", "s2-10m"]}},
+            "train.bands: name the bands of s2-10m, which is part of a modality",
+        ),
+        ({"mim": {"features": "cells"}}, "mim.features: found cells, expected pooled"),
+        (
+            {"imagery": {"catalogues": {"earth-search": {"paralel": 2}}}},
+            "did you mean parallel?",
+        ),
+        ({"folders": {"simulated": "x.yaml"}}, "folders: found 'simulated', expected a name of"),
+        ({"folders": {"Floods": "x.yaml"}}, "folders: found 'Floods', expected a name of your own"),
+        (
+            {"folders": {"floods": "nowhere.yaml"}, "archives": {"floods": {}}},
+            "nowhere.yaml: not found",
+        ),
+    ],
+)  # fmt: skip
+def test_faults_of_archives_are_one_line(data, expected):
+    with pytest.raises(UserError) as caught:
+        p.validate(data)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_change_of_a_built_in_catalogue_survives_a_method_with_own_values():
+    """`resolve` writes the parameters out and reads them again."""
+    entry = {"method": "mf", "set": {"train.size": 24}}
+    given = {"catalogues": {"planetary-computer": {"parallel": 2}}}
+    data = {"archives": {"dynamicworld-expert": {}}, "imagery": given}
+    params = p.validate(data | {"train": {"methods": ["mf", entry]}})
+    item = p.MethodEntry.model_validate(entry)
+    own = p.resolve(params.of("dynamicworld-expert"), item)
+    catalogue = own.imagery.catalogue("s2")
+    assert catalogue.parallel == 2 and catalogue.url.startswith("https://")

@@ -149,7 +149,7 @@ def test_the_real_sample_goes_through_all_six_steps(samples, tmp_path):
     params.write_text(
         yaml.safe_dump(
             {
-                "archives": ["bigearthnet-v2"],
+                "archives": {"bigearthnet-v2": {}},
                 "download": {"local": {"bigearthnet-v2": str(samples / "bigearthnet-v2-sample")}},
                 "model": {"width": 8, "projection": 16},
                 "train": {"seeds": [1], "methods": ["prior", "mf", "mf+fw+mim"], "rounds": 2},
@@ -181,7 +181,7 @@ def test_v1_goes_through_all_six_steps(samples, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:1000])
     params = project / "v1.yaml"
     choice = {
-        "archives": ["bigearthnet-v1"],
+        "archives": {"bigearthnet-v1": {}},
         "download": {"local": {"bigearthnet-v1": str(root)}},
         "split": {"on_error": "skip"},
         "model": {"width": 8, "projection": 16},

@@ -295,7 +295,7 @@ def test_real_tiles_go_through_all_six_steps(samples, tmp_path):
     methods = ["mf", "mf+fw+mim"]
     choice = {
         "folders": {"terramesh": "terramesh.yaml"},
-        "archives": ["terramesh"],
+        "archives": {"terramesh": {}},
         "model": {"width": 4, "projection": 8},
         "train": {"size": 64, "rounds": 2, "batch": 8, "seeds": [1], "methods": methods},
         "evaluate": {"rates": [0, 100]},
@@ -334,7 +334,7 @@ def test_real_tiles_go_through_all_six_steps(samples, tmp_path):
 def test_snakemake_runs_the_pixel_task_once(tmp_path):
     project = copy_project(tmp_path / "tiles")
     choice = {
-        "archives": ["simulated-tiles"],
+        "archives": {"simulated-tiles": {}},
         "simulate": {"tiles": 20, "tile_size": 32},
         "model": {"width": 4, "projection": 8},
         "train": {"seeds": [1], "methods": ["mf"], "rounds": 1, "size": 32, "batch": 8},

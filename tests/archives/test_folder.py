@@ -11,6 +11,7 @@ from rasterio.transform import from_origin
 from mmfl.archives import get
 from mmfl.archives.folder import verify
 from mmfl.errors import DamagedFile, UserError
+from mmfl.inspection import check
 from mmfl.patches.faults import sift
 from mmfl.patches.reader import Patches
 from mmfl.steps import split
@@ -102,6 +103,22 @@ def test_through_the_split(floods, tmp_path):
     shards = [np.load(path) for path in sorted((out / "s1").glob("10m-*.npy"))]
     expected = [pixels(tmp_path / f"S1/{name}_S1.tif") for name in "abcd"]
     assert np.array_equal(np.concatenate(shards), np.stack(expected), equal_nan=True)
+
+
+def test_rows_in_no_split_are_left_out_once(floods, tmp_path, caplog):
+    """What `mmfl check` calls right can be split."""
+    root = floods[1]
+    text = root.read_text() + "split: {column: country, train: Peru}\n"
+    archive, root = made(tmp_path, text, (tmp_path / "locations.csv").read_text())
+    assert not check(root).damage
+    caplog.clear()
+    out = tmp_path / "patches"
+    split.run("my", root=root, out=out, store=tmp_path / "store", shard_size=2, snow=False,
+              cloud_or_shadow=False, workers=2)  # fmt: skip
+    said = [line for line in caplog.messages if "in no split" in line]
+    assert said == [f"{tmp_path / 'locations.csv'}: 2 rows are in no split and left out"]
+    assert Patches(out / "s1").pairs.tolist() == ["a", "b"]
+    assert sift(archive, root, archive.metadata(root))[1] == []
 
 
 def write(path: Path, array: np.ndarray, axes: str) -> None:

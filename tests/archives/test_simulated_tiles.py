@@ -51,7 +51,7 @@ def root(made, tmp_path_factory):
 @pytest.fixture(scope="module")
 def default():
     """The tiles of the default parameters."""
-    s = Params(archives=["simulated-tiles"]).simulate
+    s = Params(archives={"simulated-tiles": {}}).simulate
     return tiles.draw_tiles(s.tiles, s.tile_size, s.seed, s.unpaired), s
 
 

@@ -22,7 +22,7 @@ SIZE = 16
 def parameters(method="mf", modalities=("s1", "s2"), **changes):
     base = Params.model_validate(
         {
-            "archives": ["simulated-tiles"],
+            "archives": {"simulated-tiles": {}},
             "model": {"width": 4, "projection": 8},
             "train": {"methods": ["mf"], "size": SIZE, "rounds": 2, "batch": 5},
             "evaluate": {"batch": 8},

@@ -98,7 +98,8 @@ def test_round_trip(stac: Site, images: Path, tmp_path: Path) -> None:
         "s1": "own", "s2": "own", "coverage": 0.3, "bands": BANDS,
         "catalogues": {"own": stac.catalogue()},
     }  # fmt: skip
-    params = {"archives": [NAME], "download": {"local": {NAME: str(labels)}}, "imagery": imagery}
+    local = {"local": {NAME: str(labels)}}
+    params = {"archives": {NAME: {}}, "download": local, "imagery": imagery}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     some = next(path.stem for path in sorted((images / "imagery/s2").iterdir()))
     stac.fail(f"/data/{some}_B8A.tif", *[Fault(429, "0")] * 6)

@@ -27,7 +27,7 @@ def trained(store, tmp_path, monkeypatch) -> tuple[Params, dict]:
     monkeypatch.delenv("MMFL_CACHE", raising=False)
     params = Params.model_validate(
         {
-            "archives": ["bigearthnet-v2"],
+            "archives": {"bigearthnet-v2": {}},
             "model": {"width": 4, "projection": 8},
             "train": {"seeds": [1], "methods": ["mf"], "size": 16, "rounds": 3, "batch": 8,
                       "bands": BANDS},

@@ -108,7 +108,7 @@ def places(tmp_path_factory) -> dict:
 def parameters() -> Params:
     return Params.model_validate(
         {
-            "archives": ["bigearthnet-v2"],
+            "archives": {"bigearthnet-v2": {}},
             "model": {"width": 4, "projection": 8},
             "train": {
                 "seeds": [1], "methods": ["mf", "local", "prior", "late-fusion"], "size": SIZE,

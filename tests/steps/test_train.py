@@ -68,7 +68,7 @@ def killed_at(cache: str, pattern: str) -> Path:
 def run(seeds: list[int], rounds: int = 2) -> None:
     params = Params.model_validate(
         {
-            "archives": [ARCHIVE], "model": {"width": 4, "projection": 8},
+            "archives": {ARCHIVE: {}}, "model": {"width": 4, "projection": 8},
             "train": {
                 "seeds": seeds, "methods": ["mf"], "size": 16, "rounds": rounds, "batch": 8,
                 "bands": {"s1": ["VV"], "s2": ["B02", "B08"]},

@@ -215,7 +215,7 @@ MEMBERS = {
 def built(method, members, **mim):
     task = Pixels(method)
     params = Params.model_validate({
-        "archives": ["simulated-tiles"], "partition": {"scenario": "random"},
+        "archives": {"simulated-tiles": {}}, "partition": {"scenario": "random"},
         "train": {"methods": ["mf"]}, "mim": {"features": "cells"} | mim,
     })  # fmt: skip
     base, names = parts(method)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from mmfl.params.imagery import Catalogue
 from mmfl.params.sections import MethodEntry
 
 
@@ -24,7 +25,7 @@ def one_line(error: ValidationError, prefix: str = "") -> str:
         return f"unknown key {at}; {hint}"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
-        return f"{at}: {message}" if key else message
+        return f"{at or prefix}: {message}" if key or prefix else message
     found = "" if "@" in str(fault["input"]) else f"found {fault['input']!r}; "  # a password?
     return f"{at}: {found}{message[0].lower()}{message[1:]}"
 
@@ -32,6 +33,8 @@ def one_line(error: ValidationError, prefix: str = "") -> str:
 def _names(location: tuple[Any, ...]) -> list[str]:
     from mmfl.params.schema import Params
 
+    if location[:2] == ("imagery", "catalogues"):
+        return list(Catalogue.model_fields)
     model: Any = Params
     for part in location:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None

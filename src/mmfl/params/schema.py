@@ -67,12 +67,12 @@ class Params(Section):
 
     @field_validator("archives", mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
-        if not isinstance(value, list):
-            return value
-        if len(set(value)) != len(value):
-            raise ValueError("archives must be distinct")
-        return {name: {} for name in value}
+    def _mapping(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            raise ValueError("found a list, expected a mapping such as {simulated: {}}")
+        if isinstance(value, dict):  # `floods:` alone
+            return {name: {} if own is None else own for name, own in value.items()}
+        return value
 
     @model_validator(mode="after")
     def _combinations(self) -> Params:
@@ -97,7 +97,9 @@ class Params(Section):
             try:
                 self.of(archive)
             except ValidationError as error:
-                raise ValueError(one_line(error, f"archives.{archive}")) from None
+                several = len(self.archives) > 1 or self.archives[archive]
+                where = f"archives.{archive}" if several else ""
+                raise ValueError(one_line(error, where)) from None
         return self
 
     def of(self, archive: str) -> Params:
@@ -125,7 +127,12 @@ class Params(Section):
         data["archives"] = {archive: {}}
         facts = known(archive, self.folders)
         held = data.setdefault("partition", {}).setdefault("modalities", sorted(facts.bands))
-        bands = {q: list(facts.trained.get(stored(q), ())) for q in held}
+        for name in held:
+            _one_of(stored(name), tuple(sorted(facts.bands)), "modality", "partition.modalities")
+        part = next((q for q in held if q != stored(q)), None)
+        if part is not None and "bands" not in data.get("train", {}):
+            raise ValueError(f"train.bands: name the bands of {part}, which is part of a modality")
+        bands = {q: list(facts.trained[stored(q)]) for q in held}
         data.setdefault("train", {}).setdefault("bands", bands)
         return Params.model_validate(data)
 
@@ -146,11 +153,8 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """`base` with the values of `own` in place; sections are merged, other values replaced."""
     merged = dict(base)
     for key, value in own.items():
-        inner = merged.get(key)
-        if isinstance(value, dict):
-            merged[key] = {**(inner or {}), **value}
-        else:
-            merged[key] = value
+        section = isinstance(value, dict) and key != "bands"
+        merged[key] = _merged(merged.get(key) or {}, value) if section else value
     return merged
 
 
@@ -274,6 +278,8 @@ def resolve(params: Params, item: MethodEntry) -> Params:
             raise ValueError(f"train.methods: {key} cannot differ between methods")
         *path, name = key.split(".")
         functools.reduce(dict.__getitem__, path, data)[name] = value
+    # a changed built-in catalogue is what was given of it
+    data["imagery"] = params.imagery.model_dump(exclude_unset=True)
     data["train"]["methods"] = ["mf"]
     data["report"]["baseline"] = "mf"
     data["tune"] = {}
@@ -370,9 +376,10 @@ def step_values(
     if step == "train":
         return train_values(params, method, variant)
     if step == "evaluate":
-        train = dump["train"]
+        train, own = dump["train"], dump["evaluate"]
+        own.pop("threshold" if known(archive, params.folders).task == "pixel" else "overlap")
         keys = ("seeds", "size", "bands", "normalisation", "statistics")
-        return dump["evaluate"] | {key: train[key] for key in keys}
+        return own | {key: train[key] for key in keys}
     if step == "tune":
         return dump["tune"] | {"seeds": params.train.seeds}
     if step == "report":

@@ -19,7 +19,6 @@ class Task:
         first: the score that decides: validation, differences, curves.
         second: the one that stands beside it.
         of_class: scores of a single class; the first one is drawn.
-        units: what a score counts, in words.
     """
 
     name: str
@@ -29,7 +28,6 @@ class Task:
     first: str
     second: str
     of_class: dict[str, str]
-    units: str
 
     @property
     def names(self) -> dict[str, str]:
@@ -54,7 +52,6 @@ TASKS = {
             "ap_macro",
             "f1_micro",
             {"ap": "average precision", "f1": "F1"},
-            "locations",
         ),
         Task(
             "pixel",
@@ -69,13 +66,7 @@ TASKS = {
             "iou_macro",
             "f1_macro",
             {"iou": "intersection over union", "f1": "F1"},
-            "pixels",
         ),
     )
 }
 IGNORED = 255  # in a mask: a pixel without a class, in no loss and in no score
-
-
-def is_simulated(archive: str) -> bool:
-    """Whether an archive is drawn from the generative model, by its name."""
-    return archive.startswith("simulated")

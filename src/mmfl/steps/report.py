@@ -18,8 +18,8 @@ from mmfl.errors import UserError
 from mmfl.evaluation.bootstrap import bootstrap
 from mmfl.evaluation.statistics import differences, summarise
 from mmfl.files import read_json, write_json, write_text
-from mmfl.params import Params, clients_name, load, runs
-from mmfl.params.tasks import TASKS, Task, is_simulated
+from mmfl.params import SIMULATED, Params, clients_name, load, runs
+from mmfl.params.tasks import TASKS, Task
 from mmfl.patches.faults import COLUMNS, SKIPPED, read_skipped
 from mmfl.reporting import album, layout, page, tables, texts, writers
 from mmfl.reporting.gallery import Gallery
@@ -133,7 +133,7 @@ def tables_of(
     try:
         for name in layout.LAYOUTS:
             laid = layout.LAYOUTS[name](frames[name], baseline, task)
-            writers.write_table(temporary / "tables", frames[name], laid, is_simulated(archive))
+            writers.write_table(temporary / "tables", frames[name], laid, archive in SIMULATED)
         counts = album.class_pixels(frames["confusion"]) or positives(own[0], names)
         album.write_figures(temporary / "figures", listed, frames, rounds, counts, baseline, task)
         write_json(temporary / "metrics.json", tables.metrics(frames["comparison"], task))
@@ -234,7 +234,7 @@ def write_page(
     """
     laid = laid_out(results)
     cost, compared = _table(results, "cost"), _table(results, "comparison")
-    task, simulated = tables.task_of(compared), is_simulated(archive)
+    task, simulated = tables.task_of(compared), archive in SIMULATED
     holders: dict[str, Any] = {}
     clients_table = page.clients_table(pd.DataFrame(), holders)
     pictures = {
@@ -287,7 +287,7 @@ def headline(results: Path) -> str:
     table, task = laid_out(results)["comparison"], tables.task_of(_table(results, "comparison"))
     archive = results.parent.name
     head = f"{archive}: {task.title}"
-    simulated = "The data are simulated.\n" if is_simulated(archive) else ""
+    simulated = "The data are simulated.\n" if archive in SIMULATED else ""
     note = "\n".join(textwrap.wrap(" ".join(table.notes), 100))
     return (
         f"{head}\n{'=' * len(head)}\n{simulated}{table.title} ({results})\n\n"
