@@ -112,6 +112,11 @@ class Folder(Archive):
                               "the table")  # fmt: skip
         return found[0]
 
+    def names(self, root: Path) -> dict[str, set[str]]:
+        """See `Archive.names`; rows in no split are known too."""
+        named = _named(self.described, root)
+        return {q: {pair for pair, paths in named[q].items() if paths} for q in self.modalities}
+
     def folders(self, root: Path, modality: str) -> dict[str, Path]:
         """patch -> its file, for all whose files are there; the table names all there are."""
         named = _named(self.described, root)[modality]
