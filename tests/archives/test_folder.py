@@ -1,5 +1,6 @@
 """An archive described by a yaml file: what is read is what is in the files."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import rasterio
 from rasterio.transform import from_origin
 
 from mmfl.archives import get
-from mmfl.archives.folder import verify
+from mmfl.archives.folder import record
 from mmfl.errors import DamagedFile, UserError
 from mmfl.inspection import check
+from mmfl.params.archives import known
 from mmfl.patches.faults import sift
 from mmfl.patches.reader import Patches
 from mmfl.steps import split
@@ -438,16 +440,62 @@ def test_missing_and_double(floods):
     assert sorted(Path(fault.file).name for fault in faults) == ["b_S1.tif", "locations.csv"]
 
 
-def test_verify_notices_other_files(floods):
+def other_pixels(path: Path) -> None:
+    """Other values in a file of the same size and time."""
+    before = path.stat()
+    with rasterio.open(path, "r+") as target:
+        values = target.read()
+        target.write(np.where(np.isnan(values), values, values[:, ::-1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+
+
+@pytest.mark.parametrize(("limit", "seen"), [(2_000_000_000, True), (1, False)])
+def test_record_notices_other_files(floods, monkeypatch, caplog, limit, seen):
+    """Masks by content, images by content or, where they are large, by size."""
+    caplog.set_level("INFO")
     _, root = floods
-    rows, found = verify("my", root)
-    assert found == root and [row[0] for row in rows] == ["my.yaml", "locations.csv", "images"]
-    total = sum(path.stat().st_size for path in root.parent.glob("*/*.tif"))
-    assert rows[-1][1] == total and verify("my", root)[0] == rows
+    monkeypatch.setattr(record, "LIMIT", limit)
+    rows, found = record.verify("my", root)
+    assert found == root
+    assert [row[0] for row in rows] == ["my.yaml", "locations.csv", "masks", "images"]
+    for part, folders in (("masks", ["Label"]), ("images", ["S1", "S2"])):
+        files = [path for folder in folders for path in (root.parent / folder).iterdir()]
+        assert dict(row[:2] for row in rows)[part] == sum(path.stat().st_size for path in files)
+    assert record.verify("my", root)[0] == rows
+    assert seen != any("images, so of each the name and size" in text for text in caplog.messages)
+    other_pixels(root.parent / "Label/b_L.tif")
+    masks = record.verify("my", root)[0]
+    same = [one == other for one, other in zip(rows, masks, strict=True)]
+    assert same == [True, True, False, True]
+    other_pixels(root.parent / "S1/b_S1.tif")
+    assert (record.verify("my", root)[0] != masks) == seen
     with (root.parent / "S1/b_S1.tif").open("ab") as handle:
         handle.write(b"0")
-    other = verify("my", root)[0]
-    assert other[:2] == rows[:2] and other[2][1] == total + 1 and other[2][2] != rows[2][2]
+    longer = record.verify("my", root)[0]
+    assert longer[:3] == masks[:3] and longer[3][1:] != masks[3][1:]
+
+
+def test_state_is_of_names_sizes_and_times(floods):
+    _, root = floods
+    before = record.state(root)
+    (root.parent / "S1/other.tif").write_bytes(b"not in the table")
+    assert record.state(root) == before
+    path = root.parent / "Label/b_L.tif"
+    path.write_bytes(path.read_bytes())
+    states = [before, record.state(root)]
+    (root.parent / "S2/c_S2.tif").unlink()
+    states.append(record.state(root))
+    assert len(set(states)) == 3
+
+
+def test_a_description_below_the_home_folder(floods, monkeypatch):
+    root = floods[1]
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert known("my", {"my": "~/my.yaml"}).bands == {
+        "s1": ("VV", "VH"),
+        "s2": ("B02", "B03", "B04"),
+    }
 
 
 def test_real_tiles(sample, tmp_path):

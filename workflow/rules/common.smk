@@ -108,16 +108,24 @@ def source(wildcards):
     if wildcards.archive in SIMULATED:
         return READY
     if wildcards.archive in PARAMS.folders:
-        described = Path(PARAMS.folders[wildcards.archive])
+        described = Path(PARAMS.folders[wildcards.archive]).expanduser()
         table = Path(read_description(described).table).expanduser()
         return [str(described), str(described.parent / table)]
     return f"data/manifests/{wildcards.archive}.yaml"
 
 
 def download_code(wildcards):
-    """The code of a simulated archive decides its files too."""
+    """The code of a simulated archive decides its files too; one of your own: its files do."""
     steps = ["download", "simulate"] if wildcards.archive in SIMULATED else ["download"]
-    return [code.digest(step) for step in steps]
+    files = []
+    if wildcards.archive in PARAMS.folders:
+        from mmfl.archives.folder import state  # needs rasterio
+
+        try:
+            files = [state(Path(PARAMS.folders[wildcards.archive]).expanduser())]
+        except UserError as error:
+            stop(error)
+    return [code.digest(step) for step in steps] + files
 
 
 def described(path):

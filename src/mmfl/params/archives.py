@@ -55,6 +55,6 @@ def known(name: str, folders: dict[str, str]) -> Known:
         return ARCHIVES[name]
     from mmfl.params.description import read_description
 
-    described = read_description(Path(folders[name]))
+    described = read_description(Path(folders[name]).expanduser())
     bands = {q: tuple(modality.bands) for q, modality in described.modalities.items()}
     return Known(described.task, bands, bands, tuple(described.groups))

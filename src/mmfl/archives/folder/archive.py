@@ -6,11 +6,8 @@ a GeoTIFF, PNG or npy file on disk, or a fault.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,6 @@ from mmfl.archives.base import MASK, Archive, Band, Fault, Mask, Modality
 from mmfl.archives.folder import files
 from mmfl.archives.folder import table as tables
 from mmfl.errors import DamagedFile, UserError
-from mmfl.files import file_sha256
 from mmfl.params.description import Description, read_description
 from mmfl.params.description_parts import Images
 
@@ -100,8 +96,8 @@ class Folder(Archive):
 
     def paths(self, root: Path, modality: str, patch: str) -> tuple[Path, ...]:
         """The files of a location, one or one per band; none where the table names none."""
-        named = _named(self.described, root).get(modality, {}).get(patch) or ()
-        base = base_folder(self.described, root)
+        named = tables.named(self.described, root).get(modality, {}).get(patch) or ()
+        base = tables.base_folder(self.described, root)
         return tuple(base / name for name in named)
 
     def path(self, root: Path, modality: str, patch: str) -> Path:
@@ -114,13 +110,13 @@ class Folder(Archive):
 
     def names(self, root: Path) -> dict[str, set[str]]:
         """See `Archive.names`; rows in no split are known too."""
-        named = _named(self.described, root)
+        named = tables.named(self.described, root)
         return {q: {pair for pair, paths in named[q].items() if paths} for q in self.modalities}
 
     def folders(self, root: Path, modality: str) -> dict[str, Path]:
         """patch -> its file, for all whose files are there; the table names all there are."""
-        named = _named(self.described, root)[modality]
-        base = base_folder(self.described, root)
+        named = tables.named(self.described, root)[modality]
+        base = tables.base_folder(self.described, root)
         return {pair: base / names[0] for pair, names in named.items()
                 if names and all((base / name).is_file() for name in names)}  # fmt: skip
 
@@ -187,60 +183,11 @@ class Folder(Archive):
         return files.read_mask(self.path(root, MASK.name, pair), part)
 
 
-def verify(name: str, path: Path) -> tuple[list[tuple[str, int, str]], Path]:
-    """Rows (name, bytes, SHA-256) of the description, the table and all images, and the root.
-
-    The last row is `images`: their bytes, and the SHA-256 of the sorted names and sizes, so that
-    replaced files are noticed without reading them.
-
-    Raises:
-        UserError: the description or its table is wrong.
-    """
-    described = Folder.described_by(name, path).described
-    table = tables.table_path(described, path)
-    rows = [(file.name, file.stat().st_size, file_sha256(file)) for file in (path, table)]
-    base = base_folder(described, path)
-    total, content = 0, hashlib.sha256()
-    for text in sorted({name for names in _every(described, path) for name in names}):
-        size = (base / text).stat().st_size if (base / text).is_file() else 0
-        total += size
-        content.update(f"{text}\0{size}\n".encode())
-    return [*rows, ("images", total, content.hexdigest())], path
-
-
-def base_folder(described: Description, root: Path) -> Path:
-    """What the paths in the table are relative to."""
-    return root.parent / Path(described.root).expanduser()
-
-
-def _every(described: Description, root: Path) -> Iterator[tuple[str, ...]]:
-    for named in _named(described, root).values():
-        yield from filter(None, named.values())
-
-
-def _named(described: Description, root: Path) -> dict[str, dict[str, tables.Paths | None]]:
-    """modality (or mask) -> location -> its files as in the table; read once by each process."""
-    paths = (root, tables.table_path(described, root))
-    times = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
-    return _read_named(root, tuple(times))
-
-
-@lru_cache(maxsize=4)
-def _read_named(root: Path, times: tuple[int, ...]) -> dict[str, dict[str, tables.Paths | None]]:
-    described = read_description(root)
-    table = tables.read_table(described, root)
-    parts = [*described.modalities, *([MASK.name] if described.task == "pixel" else [])]
-    pairs = table[described.id].tolist()
-    return {
-        q: dict(zip(pairs, tables.paths(described, table, q), strict=True)) for q in parts
-    }  # fmt: skip
-
-
 def _modality(described: Description, root: Path, name: str) -> Modality:
     """Type, resolution and nodata by the first file that can be read."""
     part = described.modalities[name]
-    base = base_folder(described, root)
-    named = filter(None, _named(described, root)[name].values())
+    base = tables.base_folder(described, root)
+    named = filter(None, tables.named(described, root)[name].values())
     faults: list[DamagedFile] = []
     for texts in named:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mmfl.errors import UserError
-from mmfl.params.description import Description
+from mmfl.params.description import Description, read_description
 from mmfl.params.description_parts import Images, Pixels, Words
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,26 @@ def needed(described: Description) -> list[tuple[str, str]]:
         columns = list(described.labels.columns) or [described.labels.column]
         found += [(column, "labels") for column in columns]
     return list(dict.fromkeys(found))
+
+
+def base_folder(described: Description, root: Path) -> Path:
+    """What the paths in the table are relative to."""
+    return root.parent / Path(described.root).expanduser()
+
+
+def named(described: Description, root: Path) -> dict[str, dict[str, Paths | None]]:
+    """modality (or mask) -> location -> its files as in the table; read once by each process."""
+    both = (root, table_path(described, root))
+    return _named(root, tuple(p.stat().st_mtime_ns if p.exists() else 0 for p in both))
+
+
+@lru_cache(maxsize=4)
+def _named(root: Path, times: tuple[int, ...]) -> dict[str, dict[str, Paths | None]]:
+    described = read_description(root)
+    table = read_table(described, root)
+    parts = [*described.modalities, *(["mask"] if described.task == "pixel" else [])]
+    pairs = table[described.id].tolist()
+    return {q: dict(zip(pairs, paths(described, table, q), strict=True)) for q in parts}
 
 
 def paths(described: Description, table: pd.DataFrame, name: str) -> list[Paths | None]:
