@@ -173,11 +173,12 @@ def outline(rows: tuple[int, int] = (0, 160)) -> dict:
 
 
 def meet(one: dict | None, other: dict) -> bool:
-    """Whether the boxes around two geometries overlap."""
-    if one is None:
+    """Whether the boxes around two geometries overlap; one that is none is everywhere."""
+    try:
+        a, b = (np.array(part["coordinates"][0])[:, :2] for part in (one, other))
+        return bool((a.min(0) <= b.max(0)).all() and (b.min(0) <= a.max(0)).all())
+    except (LookupError, TypeError, ValueError):
         return True
-    a, b = (np.array(part["coordinates"][0])[:, :2] for part in (one, other))
-    return bool((a.min(0) <= b.max(0)).all() and (b.min(0) <= a.max(0)).all())
 
 
 def cog(

@@ -17,6 +17,8 @@ from pystac_client import Client
 from pystac_client.errors import ClientTypeError
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
 
 from mmfl.fetch.stac.web import Refused, Signer, Web, unsigned
 from mmfl.fetch.transfer import Passing
@@ -25,9 +27,12 @@ from mmfl.params.imagery import Catalogue
 HEAD = 1 << 16  # bytes read at least: a COG's header is in the first of them
 PAGE = 100  # items of a page of results
 Item = dict[str, Any]  # a STAC item as the catalogue sent it
+MALFORMED = (  # what is raised where an item is not what it should be
+    ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RasterioError,
+    CPLE_BaseError,
+)  # fmt: skip
 FOREIGN = (  # what pystac-client raises where the answers are not those of a STAC API
-    APIError, ClientTypeError, STACError, STACTypeError, AttributeError, KeyError,
-    NotImplementedError, TypeError, ValueError,
+    APIError, ClientTypeError, STACError, STACTypeError, NotImplementedError, *MALFORMED,
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -35,6 +40,12 @@ log = logging.getLogger(__name__)
 
 class Unusable(Exception):
     """A scene that cannot be used, and why; another one may do."""
+
+
+def malformed(error: Exception) -> str:
+    """The reason for one of `MALFORMED`, in one line without signatures."""
+    text = re.sub(r"\?\S*", "", " ".join(str(error).split()))
+    return f"malformed item ({type(error).__name__}: {text[:120]})"
 
 
 class _Io(StacApiIO):
@@ -55,6 +66,10 @@ class _Io(StacApiIO):
         options = {"method": method or "GET", "url": href, "headers": headers, body: parameters}
         return self.web.ask(href, lambda: options, _json_text)
 
+    def json_loads(self, txt: str, *args: Any, **kwargs: Any) -> Any:
+        """Python's own, which takes the NaN of a careless item."""
+        return json.loads(txt)
+
 
 def _json_text(answer: requests.Response) -> str:
     try:
@@ -64,15 +79,16 @@ def _json_text(answer: requests.Response) -> str:
     return answer.content.decode("utf-8")
 
 
-def _is_whole(item: Item) -> bool:
+def _is_whole(item: Any) -> bool:
     """Whether an item has all that is looked at without asking."""
     try:
         properties = item["properties"]
         datetime.fromisoformat(properties.get("datetime") or properties["start_datetime"])
         parts = item["geometry"]["coordinates"], item["assets"].keys()
         return isinstance(item["id"], str) and all(part is not None for part in parts)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        log.warning("an item without time, place or assets is left out: %.80s", item.get("id"))
+    except MALFORMED:
+        name = item.get("id") if isinstance(item, dict) else item
+        log.warning("an item without time, place or assets is left out: %.80s", name)
         return False
 
 
@@ -113,13 +129,12 @@ class Service:
     def href(self, item: Item, band: str) -> str:
         """The http(s) address of a band's asset, as the item gives it."""
         key = self.catalogue.assets[band]
-        asset = item.get("assets", {}).get(key)
+        asset = item["assets"].get(key)
         if asset is None:
             raise Unusable(f"{item['id']} has no asset {key}")
-        hrefs = [asset.get("href", "")]
-        hrefs += [other.get("href", "") for other in asset.get("alternate", {}).values()]
-        for href in hrefs:
-            if re.match(r"https?://", href):
+        for one in (asset, *(asset.get("alternate") or {}).values()):
+            href = one.get("href")
+            if isinstance(href, str) and re.match(r"https?://", href):
                 return href
         raise Unusable(f"{item['id']}: asset {key} has no http(s) address")
 

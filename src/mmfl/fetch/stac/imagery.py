@@ -18,7 +18,7 @@ from rasterio.transform import Affine
 
 from mmfl.errors import UserError
 from mmfl.fetch.files import alone
-from mmfl.fetch.stac.catalogues import Item, Service, Unusable
+from mmfl.fetch.stac.catalogues import MALFORMED, Item, Service, Unusable, malformed
 from mmfl.fetch.stac.grids import Tile
 from mmfl.fetch.stac.reading import Scene, read_scene, write_scene
 from mmfl.fetch.stac.scenes import LOOSE, apart, passes, sentinel2, taken, window
@@ -192,6 +192,9 @@ class _Run:
         except (Passing, Refused) as error:
             self._count(failed=True)
             return row | {"outcome": FAILED, "reason": str(error)}
+        except MALFORMED as error:
+            log.warning("%s %s: %s", tile.name, modality, malformed(error))
+            found, scene = {"outcome": UNUSABLE, "reason": malformed(error)}, None
         self._count(failed=False)
         row |= found
         if self.stop.is_set():
@@ -233,6 +236,9 @@ class _Run:
                 scene = read_scene(service, modality, tile, candidate, bands, least)
             except Unusable as error:
                 faults.append(str(error))
+                continue
+            except MALFORMED as error:
+                faults.append(f"{candidate[0]['id']}: {malformed(error)}")
                 continue
             if best is None or scene.valid > best.valid:
                 best = scene

@@ -120,21 +120,21 @@ def _band(
     service: Service, modality: str, tile: Tile, item: Item, band: str
 ) -> tuple[np.ndarray[Any, Any], str]:
     """One band of one item in the archive's unit, and the rule of its offset or unit."""
-    unit = service.catalogue.s1_unit
+    unit, href = service.catalogue.s1_unit, service.href(item, band)
     if modality == "s2":
         asset = service.catalogue.assets[band]
         scale, offset, rule = scale_offset(item, asset, service.catalogue.offset)
-        return reflectance(_raw(service, tile, item, band, 0, 0), scale, offset), rule
+        return reflectance(_raw(service, tile, item, band, href, 0, 0), scale, offset), rule
     missing = 0 if unit == "linear" else np.nan
-    power = _raw(service, tile, item, band, missing, np.nan)
+    power = _raw(service, tile, item, band, href, missing, np.nan)
     return decibels(power, unit), "10 log10 of linear power" if unit == "linear" else "dB: as it is"
 
 
 def _raw(
-    service: Service, tile: Tile, item: Item, band: str, missing: float, empty: float
+    service: Service, tile: Tile, item: Item, band: str, href: str, missing: float, empty: float
 ) -> np.ndarray[Any, Any]:
     """The asset on the tile's grid, in its own unit. A damaged file is read `TRIES` times."""
-    href, problem = service.href(item, band), ""
+    problem = ""
     for attempt in range(TRIES):
         if attempt and service.web.stop.wait(service.web.pause * 2 ** (attempt - 1)):
             break

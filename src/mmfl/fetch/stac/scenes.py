@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 
-from mmfl.fetch.stac.catalogues import Item, Unusable
+from mmfl.fetch.stac.catalogues import MALFORMED, Item, Unusable, malformed
 from mmfl.fetch.stac.grids import Tile
 
 SLICE = timedelta(seconds=60)  # slices of one Sentinel-1 pass follow each other within
@@ -20,6 +21,8 @@ OFFSET = -1000  # of digital numbers since processing baseline 04.00
 SINCE = 4.0
 SENSING = re.compile(r"(?:^|_)(\d{8}T\d{6})(?:_|$)")
 MGRS = re.compile(r"(?:^|[_-])T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?:[_.]|$)")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,10 @@ class Product:
         sensing, mgrs = SENSING.search(name), MGRS.search(name)
         if sensing is None or mgrs is None:
             return None
-        return cls(mgrs[1].zfill(5), _compact(sensing[1]))
+        try:
+            return cls(mgrs[1].zfill(5), _compact(sensing[1]))
+        except ValueError:  # there is no such day
+            return None
 
 
 def moment(tile: Tile) -> datetime:
@@ -64,6 +70,18 @@ def taken(item: Item) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
+def judged(items: Sequence[Item], judge: Callable[[Item], bool]) -> list[Item]:
+    """The items that `judge` takes. One that is malformed is left out, whatever the others are."""
+    found = []
+    for item in items:
+        try:
+            if judge(item):
+                found.append(item)
+        except MALFORMED as error:
+            log.warning("%.80s is left out: %s", item["id"], malformed(error))
+    return found
+
+
 def sentinel2(tile: Tile, items: Sequence[Item]) -> list[list[Item]]:
     """Scenes of the tile's product, the newest baseline first; each a list of one item.
 
@@ -73,9 +91,9 @@ def sentinel2(tile: Tile, items: Sequence[Item]) -> list[list[Item]]:
     """
     if tile.product:
         product = Product.parse(tile.product)
-        found = [item for item in items if product and _is_of(item, product)]
+        found = judged(items, lambda item: product is not None and _is_of(item, product))
     else:
-        found = [item for item in items if tile.covered([item["geometry"]]) > 1 - LOOSE]
+        found = judged(items, lambda item: tile.covered([item["geometry"]]) > 1 - LOOSE)
     found.sort(key=lambda item: not _same_crs(item, tile))
     found.sort(key=_version, reverse=True)
     return [[item] for item in found]
@@ -88,7 +106,8 @@ def passes(
 
     A pass is one platform on one orbit; its slices, seconds apart, are in order of time.
     """
-    good = [item for item in items if _is_iw(item) and _polarised(item) >= set(polarisations)]
+    fit = judged(items, lambda item: _is_iw(item) and _polarised(item) >= set(polarisations))
+    good = judged(fit, lambda item: tile.covered([item["geometry"]]) >= 0)  # it can be placed
     good.sort(key=lambda item: (_track(item), taken(item), item["id"]))
     found: list[list[Item]] = []
     for item in good:
@@ -126,7 +145,7 @@ def scale_offset(item: Item, asset: str, rule: str) -> tuple[float, float, str]:
         shift = OFFSET if baseline >= SINCE else 0
         return 1e-4, shift * 1e-4, f"s2:processing_baseline {text}: {shift}"
     scale, offset, source = _stated(item["assets"][asset])
-    if scale is None:
+    if scale is None or offset is None:
         raise Unusable(f"{item['id']}: asset {asset} states no scale and offset")
     return scale, offset, f"{source}: scale {scale:g}, offset {offset:g}"
 
@@ -199,18 +218,21 @@ def _track(item: Item) -> tuple[str, str]:
 
 
 def _number(text: Any) -> float | None:
+    """A finite number, or None."""
     try:
-        return float(text)
-    except (TypeError, ValueError):
+        number = float(text)
+    except (OverflowError, TypeError, ValueError):
         return None
+    return number if np.isfinite(number) else None
 
 
-def _stated(asset: dict[str, Any]) -> tuple[float | None, float, str]:
+def _stated(asset: dict[str, Any]) -> tuple[float | None, float | None, str]:
     """Scale, offset and where they stand: raster:bands, or STAC 1.1's bands or the asset."""
     old = (asset.get("raster:bands") or [{}])[0]
     if "scale" in old:
-        return float(old["scale"]), float(old.get("offset", 0)), "raster:bands"
+        return _number(old["scale"]), _number(old.get("offset", 0)), "raster:bands"
     band = {**asset, **(asset.get("bands") or [{}])[0]}
     if "raster:scale" in band:
-        return float(band["raster:scale"]), float(band.get("raster:offset", 0)), "raster:offset"
+        offset = _number(band.get("raster:offset", 0))
+        return _number(band["raster:scale"]), offset, "raster:offset"
     return None, 0.0, ""

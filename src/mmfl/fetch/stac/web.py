@@ -119,6 +119,8 @@ class Web:
                 answer = self._session.request(timeout=TIMEOUT, **options)
             except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 reason = type(error).__name__  # its text holds the signed url
+                if isinstance(error, ValueError):
+                    raise Refused(f"{label}: no valid address ({reason})", 0) from None
                 raise Passing(f"{label}: the connection broke off ({reason})") from None
         if answer.status_code in PASSING:
             seconds = retry_after(answer)
