@@ -12,13 +12,12 @@ from mmfl.archives import Archive, get
 from mmfl.archives.base import MASK, SPLITS, pixels_only
 from mmfl.errors import DamagedFile, UserError
 from mmfl.inspection.findings import GALLERY, Findings, spaced
+from mmfl.inspection.gallery import MODALITIES
 from mmfl.patches.faults import sift
 from mmfl.patches.writer import group_columns
 from mmfl.reporting.gallery import Gallery, Location, Tile
 
 READ = 64  # patches per modality that are read without --full
-PICTURES = 4  # modalities that are shown of a location
-SHOW = {"s2": ("B04", "B03", "B02"), "s1": ("VV", "VH")}  # where nothing is said
 
 
 def inspect_archive(root: Path, name: str, full: bool) -> Findings:
@@ -116,17 +115,10 @@ def _read(
     return damaged
 
 
-def shown(modality: str, names: list[str], show: tuple[str, ...] | list[str]) -> list[str]:
-    """The one to three bands that make a modality's picture; the first one where nobody says."""
-    usual = SHOW.get(modality, ())
-    usual = usual if set(usual) <= set(names) else ()
-    return [*(show or usual or names[:1])]
-
-
 def pictures(archive: Archive, root: Path, rows: pd.DataFrame) -> Gallery | None:
     """Some locations, those that have every modality if there are any."""
-    bands = {q: shown(q, [band.name for band in m.bands], m.show)
-             for q, m in list(archive.modalities.items())[:PICTURES]}  # fmt: skip
+    told = {q: [*m.show] for q, m in archive.modalities.items() if m.show}
+    bands = dict([*told.items()][:MODALITIES])
     whole = rows[rows[list(bands)].notna().all(axis=1)]
     rows = whole if len(whole) else rows
     places: list[Location] = []

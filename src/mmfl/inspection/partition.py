@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -9,8 +10,8 @@ import pandas as pd
 from mmfl.clients.manifest import content_hash, read_manifest
 from mmfl.errors import UserError
 from mmfl.files import read_json
-from mmfl.inspection.findings import Findings
-from mmfl.inspection.store import gallery_of
+from mmfl.inspection.findings import GALLERY, Findings
+from mmfl.inspection.gallery import load_gallery
 from mmfl.reporting import page
 from mmfl.reporting.partition import CAPTION
 
@@ -64,5 +65,6 @@ def inspect_partition(path: Path) -> Findings:
         found.picture = page.picture(path.with_suffix(".svg"), *CAPTION)
     store = path.resolve().parents[2] / "patches" / path.resolve().parent.name
     if (store / "labels").is_dir():
-        found.gallery = gallery_of(store, set(frame["pair"]))
+        with suppress(UserError):  # damage is told where the store is inspected
+            found.gallery = load_gallery(store, GALLERY, pairs=set(frame["pair"]))
     return found

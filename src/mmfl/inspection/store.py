@@ -11,11 +11,11 @@ import pandas as pd
 from mmfl.archives.base import MASK
 from mmfl.errors import UserError
 from mmfl.files import file_sha256, read_json
-from mmfl.inspection.archive import PICTURES, by_group, class_counts, shown
-from mmfl.inspection.findings import GALLERY, Findings, spaced
+from mmfl.inspection.archive import by_group, class_counts
+from mmfl.inspection.findings import GALLERY, Findings
+from mmfl.inspection.gallery import load_gallery
 from mmfl.patches.faults import SKIPPED, read_skipped
-from mmfl.patches.labels import read_classes, read_labels
-from mmfl.reporting.gallery import Gallery, Location, Tile
+from mmfl.patches.labels import read_labels
 
 
 def inspect_store(folder: Path) -> Findings:
@@ -53,7 +53,7 @@ def inspect_store(folder: Path) -> Findings:
         if MASK.name in held and (bare := every - held[MASK.name]):
             found.damage.append(f"{folder / MASK.name}: has no mask of {min(bare)}; run split")
     if not found.damage:
-        found.gallery = gallery_of(folder)
+        found.gallery = load_gallery(folder, GALLERY)
     return found
 
 
@@ -109,42 +109,3 @@ def _shard(path: Path, expected: tuple[str, tuple], sha256: str | None) -> str |
     if sha256 is not None and file_sha256(path) != sha256:
         return "does not fit its checksum"
     return None
-
-
-def gallery_of(folder: Path, pairs: set[str] | None = None) -> Gallery | None:
-    """Some locations (of `pairs`) of a sound store, with every modality if there are any."""
-    from mmfl.patches.reader import Patches
-    from mmfl.patches.tiles import Masks, Tiles
-
-    try:
-        labels, classes = read_labels(folder / "labels")
-        described = read_classes(folder / "labels")
-        found = {path.parent.name: Patches(path.parent)
-                 for path in sorted(folder.glob("*/modality.json"))
-                 if path.parent.name != MASK.name}  # fmt: skip
-        bands = {q: shown(q, [band["name"] for band in store.bands], store.show)
-                 for q, store in list(found.items())[:PICTURES]}  # fmt: skip
-        if pairs is not None:
-            labels = labels[labels["pair"].isin(pairs)]
-        whole = labels[np.all([labels["pair"].isin(found[q].pairs) for q in bands], axis=0)]
-        labels = whole if len(whole) else labels
-        rows = labels.iloc[spaced(len(labels), GALLERY)].to_dict("records")
-        places: list[Location] = []
-        tiles: list[Tile] = []
-        for row in rows:
-            name = np.array([row["pair"]], dtype=object)
-            images = {q: Tiles(found[q], own).tile(int(found[q].rows(name)[0])).numpy()
-                      if row["pair"] in found[q].pairs else None
-                      for q, own in bands.items()}  # fmt: skip
-            if described["task"] == "pixel":
-                masks = Masks(folder / MASK.name)
-                mask = masks.tile(int(masks.rows(name)[0]))
-                tiles.append(Tile(str(row["pair"]), images, mask))
-            else:
-                labels_of = tuple(classes[i] for i in row["labels"])
-                places.append(Location(str(row["pair"]), images, labels_of))
-        if not rows or not bands:
-            return None
-        return Gallery(tiles or places, bands, "", classes, described["colours"])
-    except UserError:  # damage is told where the store is inspected
-        return None

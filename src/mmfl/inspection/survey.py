@@ -92,7 +92,6 @@ class Values:
     bands: list[dict[str, object]]
     odd: list[str]
     wrong: list[str]
-    read: int
 
 
 def values(archive: Folder, root: Path, q: str, pairs: list[str]) -> Values:
@@ -123,7 +122,7 @@ def values(archive: Folder, root: Path, q: str, pairs: list[str]) -> Values:
         else:
             rows.append(item)
     if not rows:
-        return Values([], [], wrong, len(pairs))
+        return Values([], [], wrong)
     every = np.stack(rows)  # (files, bands, columns of _seen)
     bands, odd = [], []
     for place, band in enumerate(modality.bands):
@@ -136,7 +135,7 @@ def values(archive: Folder, root: Path, q: str, pairs: list[str]) -> Values:
     if len(modality.bands) > 1 and nodata is None and empty > 10 * RARE:
         odd.append(f"{q}: {100 * empty:.1f} % of the pixels are 0 in all bands; if that is no "
                    f"value, set modalities.{q}.nodata: 0")  # fmt: skip
-    return Values(bands, odd, wrong, len(pairs))
+    return Values(bands, odd, wrong)
 
 
 def _seen(pixels: np.ndarray) -> np.ndarray:

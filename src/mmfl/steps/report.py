@@ -18,6 +18,7 @@ from mmfl.errors import UserError
 from mmfl.evaluation.bootstrap import bootstrap
 from mmfl.evaluation.statistics import differences, summarise
 from mmfl.files import read_json, write_json, write_text
+from mmfl.inspection.gallery import load_gallery
 from mmfl.params import SIMULATED, Params, clients_name, load, runs
 from mmfl.params.tasks import TASKS, Task
 from mmfl.patches.faults import COLUMNS, SKIPPED, read_skipped
@@ -37,7 +38,6 @@ from mmfl.reporting.gather import (
 )
 from mmfl.reporting.layout import Table
 from mmfl.reporting.partition import CAPTION
-from mmfl.steps.gallery import load_gallery
 
 ATTENDED = ["seed", "round", "client", "state"]
 BASES = {"subset", "missing", "incomplete"}  # kinds of rows whose differences are tested
@@ -79,9 +79,9 @@ def run_page(params: Params, archive: str, params_file: Path) -> None:
         skipped=read_skipped(patches / "labels" / SKIPPED),
         gallery=load_gallery(
             patches,
-            shown["predictions"],
             params.report.gallery,
-            f"predictions: {shown['label']}, seed {shown['seed']}",
+            predictions=shown["predictions"],
+            run=f"predictions: {shown['label']}, seed {shown['seed']}",
         ),
     )
 

@@ -1,5 +1,6 @@
 """Which test locations a page shows: real stores, any modalities, tiles with their maps."""
 
+import json
 from types import MappingProxyType
 
 import numpy as np
@@ -9,10 +10,10 @@ import rasterio
 
 from mmfl.archives.base import MASK, Band, Mask, Modality, pixels_only
 from mmfl.errors import UserError
+from mmfl.inspection.gallery import load_gallery
 from mmfl.patches.labels import write_labels
 from mmfl.patches.writer import encode
 from mmfl.reporting.gallery import Location, Tile
-from mmfl.steps.gallery import load_gallery, shown_bands
 
 PAIRS = [f"p{i}" for i in range(5)]
 SHAPES = {pair: (12, 16) if pair == "p2" else (20, 20) for pair in PAIRS}
@@ -23,7 +24,8 @@ class Stub:
 
     name, task, classes, colours = "stub", "pixel", ("water", "land"), ("#0000ff", "#00ff00")
     modalities = MappingProxyType({
-        "elevation": Modality("elevation", (Band("height", 30, None, "int16", nodata=-99),)),
+        "elevation": Modality("elevation", (Band("height", 30, None, "int16", nodata=-99),),
+                              ("height",)),
         "sar": Modality("sar", (Band("HH", 10, None, "float32"), Band("HV", 10, None, "float32")),
                         show=("HV", "HH")),
     })  # fmt: skip
@@ -53,6 +55,7 @@ class Stub:
 @pytest.fixture
 def made(tmp_path):
     table = pd.DataFrame({"pair": PAIRS, "split": "test", "labels": [[0]] * 5})
+    table[["height", "width"]] = [SHAPES[pair] for pair in PAIRS]
     for name in ("elevation", "sar", "mask"):
         table[name] = PAIRS
     table.loc[0, "sar"] = None
@@ -76,7 +79,8 @@ def made(tmp_path):
 
 
 def load(made, count=3):
-    return load_gallery(made / "store", made / "scores/predictions.parquet", count, "mf, seed 1")
+    predictions = made / "scores/predictions.parquet"
+    return load_gallery(made / "store", count, predictions=predictions, run="mf, seed 1")
 
 
 def test_tiles_with_every_modality_at_equal_steps(made):
@@ -121,19 +125,19 @@ def test_labels_of_other_archives(made):
 
 def test_nothing_asked_and_nothing_there(made, tmp_path):
     assert load(made, 0) is None
-    assert load_gallery(tmp_path / "nothing", made / "scores/predictions.parquet", 3, "") is None
+    assert load_gallery(tmp_path / "nothing", 3) is None
     (made / "scores/predictions/p3.tif").write_bytes(b"II*\0")
     with pytest.raises(UserError, match=r"p3\.tif: not readable .* run evaluate again"):
         load(made)
 
 
-def test_stores_that_name_no_band_to_show(tmp_path):
-    for name, bands in {"s1": ["VV", "VH"], "s2": ["B02", "B03", "B04"], "dem": ["slope", "x"],
-                        "mask": ["class"]}.items():  # fmt: skip
-        (tmp_path / name).mkdir()
-        text = str([{"name": band} for band in bands]).replace("'", '"')
-        (tmp_path / name / "modality.json").write_text(f'{{"bands": {text}}}')
-    assert shown_bands(tmp_path) == {
-        "s2": ["B04", "B03", "B02"], "s1": ["VV", "VH"], "dem": ["slope"],
-    }  # fmt: skip
-    assert list(shown_bands(tmp_path)) == ["s2", "s1", "dem"]
+def test_without_predictions_some_locations(made):
+    found = load_gallery(made / "store", 9, pairs={"p0", "p2", "p4"})
+    assert [tile.pair for tile in found.places] == ["p2", "p4"]
+    assert all(tile.predicted is None for tile in found.places) and found.png()
+
+
+def test_a_modality_that_names_no_band_is_not_shown(made):
+    path = made / "store/sar/modality.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"show": []}))
+    assert load(made).bands == {"elevation": ["height"]}
