@@ -224,7 +224,7 @@ def test_only_what_concerns_an_archive_is_in_its_values():
         ),
         (
             {"archives": {"simulated-tiles": {}}, "partition": {"modalities": ["s3"]}},
-            "partition.modalities: unknown modality 's3'; did you mean",
+            "partition.modalities: unknown modality 's3'; known: s1, s2",
         ),
         (
             {"partition": {"modalities": ["s1", "s2-10m"]}},

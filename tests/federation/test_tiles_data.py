@@ -260,3 +260,23 @@ def test_windows_larger_than_every_tile(tiles):
         padding = ((0, 0), (0, 64 - height), (0, 64 - width))
         assert same(image, np.pad(tile, padding, mode="reflect"))
         assert (target[height:] == IGNORED).all() and (target[:, width:] == IGNORED).all()
+
+
+def test_tiles_kept_in_memory_are_those_read_from_disk(tiles, monkeypatch):
+    """Only those of other pixels than their masks', and none where they do not fit."""
+    kept, read = tile_data(tiles, THREE), tile_data(tiles, THREE)
+    kept.preload()
+    coarse = {q for q, _ in kept._kept}
+    assert coarse and coarse != set(THREE)
+    for q in THREE:
+        samples = kept.samples(held(kept, q))
+        one, two = kept.batch(q, samples), read.batch(q, samples)
+        assert torch.equal(one.nan_to_num(-1), two.nan_to_num(-1))
+        for location in held(kept, q).tolist():
+            assert torch.equal(
+                kept.tile(q, location).nan_to_num(-1), read.tile(q, location).nan_to_num(-1)
+            )
+    monkeypatch.setattr("mmfl.federation.tiles.LIMIT", 1)
+    none = tile_data(tiles, THREE)
+    none.preload()
+    assert not none._kept

@@ -21,10 +21,10 @@ from mmfl.clients.scenarios import NEEDS, SCENARIOS, Scenario, by_column
 from mmfl.errors import UserError
 from mmfl.files import atomic
 from mmfl.params.sections import stored
+from mmfl.patches.writer import group_columns
 
 COLUMNS = ["client", "group", "modality", "pair", "split"]
 LOCATION = ["pair", "split", "labels"]
-NO_GROUPS = {"pair", "split", "labels", "height", "width", "crs", "transform"}
 SPLITS = ("train", "validation", "test")
 KEY = b"mmfl.sha256"
 
@@ -132,7 +132,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
 def _scenario(name: str, table: pd.DataFrame, modalities: Sequence[str]) -> Scenario:
     """The scenario of this name, or the groups that a column of the table names."""
-    columns = sorted(set(map(str, table)) - NO_GROUPS - {stored(q) for q in modalities})
+    held = [stored(q) for q in modalities]
+    columns = sorted(set(group_columns(table, held)) - {"pair", "split"})
     usable: dict[str, Scenario] = {column: by_column(column) for column in columns}
     usable |= {n: form for n, form in SCENARIOS.items() if NEEDS.get(n, set()) <= set(columns)}
     return _known(name, usable, "partition.scenario")

@@ -13,13 +13,21 @@ from mmfl.federation.tiles import TileData
 from mmfl.models.network import Network
 from mmfl.params import Params
 
+PIXELS = 1 << 20  # of the windows that pass through the network at a time, at most
+
 
 def build_bench(
-    network: Network, data: Data, normaliser: Normaliser, params: Params, device: torch.device
+    network: Network,
+    data: Data,
+    normaliser: Normaliser,
+    params: Params,
+    device: torch.device,
+    overlap: float = 0.0,
 ) -> LabelBench | PixelBench:
     """What validation in training and the evaluate step ask; images are standardised on `device`.
 
-    The network is scratch space: experts are loaded into it.
+    The network is scratch space: experts are loaded into it. `overlap` of a tile's windows: none in
+    training, so that nothing of the evaluation decides which round is the best.
     """
     places = (network, data.pairs)
 
@@ -27,7 +35,7 @@ def build_bench(
         return normaliser.locations(q, data.batch(q, locations).to(device), locations)
 
     if isinstance(data, TileData):
-        tiles = data
+        tiles, size = data, params.train.size
 
         def tile(q: str, location: int) -> Tensor:
             x = tiles.tile(q, location)[None].to(device)
@@ -35,7 +43,7 @@ def build_bench(
 
         return PixelBench(
             *places, data.present, data.classes, tile, data.mask,
-            params.train.size, params.evaluate.overlap, params.evaluate.batch,
+            size, overlap, max(1, min(params.evaluate.batch, PIXELS // size**2)),
         )  # fmt: skip
     return LabelBench(
         *places, data.labels, data.present, data.classes, inputs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -156,50 +156,53 @@ def schedule(
 
 
 def classification_loss(
-    network: nn.Module, features: dict[str, Tensor], present: dict[str, np.ndarray], labels: Tensor
+    network: nn.Module, features: dict[str, Any], present: dict[str, np.ndarray], labels: Tensor
 ) -> Tensor:
-    """Binary cross entropy; with several modalities the mean over the branches and the fusion.
+    """Binary cross entropy of labels (B, P), see `branch_loss`."""
 
-    `features[q]` (B_q, D) belong to the rows `present[q]` of `labels` (B, P).
-    """
-    assert isinstance(network, Network)
-    rows = {q: torch.from_numpy(np.flatnonzero(present[q])).to(labels.device) for q in features}
-    branches = [_bce(network.classify({q: z}), labels[rows[q]]) for q, z in features.items()]
-    if len(features) == 1:
-        return branches[0]
-    fused = labels.new_zeros(())
-    for members, index in patterns({q: present[q] for q in features}):
-        chosen = {q: features[q][_positions(present[q], index)] for q in members}
-        target = labels[torch.from_numpy(index).to(labels.device)]
-        fused = fused + _bce(network.classify(chosen), target, "sum")
-    return torch.stack([*branches, fused / labels.numel()]).mean()
+    def parts(logits: Tensor, target: Tensor) -> tuple[Tensor, int]:
+        return _bce(logits, target, "sum"), target.numel()
+
+    return branch_loss(network, features, present, labels, parts, _bce)
 
 
 def pixel_loss(
-    network: Network,
+    network: nn.Module, features: dict[str, Any], present: dict[str, np.ndarray], targets: Tensor
+) -> Tensor:
+    """Cross entropy of the pixels (B, H, W) uint8 that have a class, see `branch_loss`."""
+
+    def mean(logits: Tensor, target: Tensor) -> Tensor:
+        total, count = cross_entropy(logits, target)
+        return total / count.clamp_min(1)
+
+    return branch_loss(network, features, present, targets, cross_entropy, mean)
+
+
+def branch_loss(
+    network: nn.Module,
     features: dict[str, Any],
     present: dict[str, np.ndarray],
     targets: Tensor,
+    parts: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | int]],
+    mean: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Cross entropy of pixels; with several modalities the mean over the branches and the fusion.
+    """The mean of the losses of the branches and, with several modalities, of the fusion.
 
-    `features[q]` belong to the rows `present[q]` of `targets` (B, H, W), uint8; a mean over the
-    pixels that have a class, 0 where none has.
+    `features[q]` belong to the rows `present[q]` of `targets` (B, ...). `parts` gives the sum of a
+    loss and how many terms it has, `mean` their quotient.
     """
+    assert isinstance(network, Network)
     rows = {q: torch.from_numpy(np.flatnonzero(present[q])).to(targets.device) for q in features}
-    branches = [
-        _mean(*cross_entropy(network.classify({q: z}), targets[rows[q]]))
-        for q, z in features.items()
-    ]
+    branches = [mean(network.classify({q: z}), targets[rows[q]]) for q, z in features.items()]
     if len(features) == 1:
         return branches[0]
-    total, count = torch.zeros((), device=targets.device), torch.zeros((), device=targets.device)
+    total, terms = branches[0].new_zeros(()), branches[0].new_zeros(())
     for members, index in patterns({q: present[q] for q in features}):
         chosen = {q: features[q][_positions(present[q], index)] for q in members}
-        here = torch.from_numpy(index).to(targets.device)
-        added, pixels = cross_entropy(network.classify(chosen), targets[here])
-        total, count = total + added, count + pixels
-    return torch.stack([*branches, _mean(total, count)]).mean()
+        target = targets[torch.from_numpy(index).to(targets.device)]
+        added, count = parts(network.classify(chosen), target)
+        total, terms = total + added, terms + count
+    return torch.stack([*branches, total / terms.clamp_min(1)]).mean()
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,10 +215,6 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     index = torch.where(known, targets, 0).long()[:, None]
     picked = F.log_softmax(wide(logits), dim=1).gather(1, index)[:, 0]
     return -torch.where(known, picked, 0).sum(), known.sum()
-
-
-def _mean(total: Tensor, count: Tensor) -> Tensor:
-    return total / count.clamp_min(1)
 
 
 def _positions(present: np.ndarray, rows: np.ndarray) -> Tensor:

@@ -17,6 +17,8 @@ from mmfl.patches.augment import Turned
 from mmfl.patches.labels import read_classes
 from mmfl.patches.tiles import Masks, Tiles
 
+LIMIT = 2 << 30  # bytes of resized tiles that are kept in memory, per modality
+
 
 class TileData(Data):
     """The tiles of a partition with their masks and images.
@@ -41,6 +43,7 @@ class TileData(Data):
         self._tile = np.repeat(np.arange(len(corners)), counts)
         self._corner = np.concatenate([*corners, np.empty((0, 2), np.int64)]).astype(np.int64)
         self._useful: dict[int, np.ndarray] = {}
+        self._kept: dict[tuple[str, int], Tensor] = {}
 
     def samples(self, locations: np.ndarray) -> np.ndarray:
         """The windows of some tiles that have a pixel with a class, ascending."""
@@ -60,7 +63,19 @@ class TileData(Data):
         return self._useful[location]
 
     def preload(self) -> None:
-        """Nothing: windows are read by memory map."""
+        """Keep the tiles of other pixels than their masks' in memory, resized, if they fit.
+
+        Windows of all others are read by memory map.
+        """
+        for q, images in self.images.items():
+            rows = {
+                i: self.shape(i)
+                for i in np.flatnonzero(self.present[q]).tolist()
+                if images.shape(self._row[q][i]) != self.shape(i)
+            }
+            size = sum(4 * images.channels * h * w for h, w in rows.values())
+            if size <= LIMIT:
+                self._kept |= {(q, i): self.tile(q, i) for i in rows}
 
     def place(self, sample: int) -> tuple[str, int, int]:
         """Tile, top and left of a window."""
@@ -73,6 +88,8 @@ class TileData(Data):
 
     def tile(self, q: str, location: int) -> Tensor:
         """(C, H, W) float32 in raw units on the grid of the tile's mask, NaN in gaps."""
+        if (q, location) in self._kept:
+            return self._kept[q, location].clone()
         return self.images[q].tile(self._row[q][location], self.shape(location))
 
     def mask(self, location: int) -> np.ndarray:
@@ -90,8 +107,9 @@ class TileData(Data):
         for target, sample in zip(x, samples.tolist(), strict=True):
             tile, (top, left) = self._tile[sample], self._corner[sample].tolist()
             shape = self.shape(tile)
-            if min(shape) < self.size:
-                whole = padded(self.tile(q, tile), self.size)
+            whole = self._kept.get((q, int(tile)))
+            if min(shape) < self.size or whole is not None:
+                whole = padded(self.tile(q, tile) if whole is None else whole, self.size)
                 target[:] = whole[:, top : top + self.size, left : left + self.size]
             else:
                 row = self._row[q][tile]

@@ -128,7 +128,12 @@ def encode(
     notes = store / f".{modality}.json"
     found: dict[int, Note] = {}
     with _pool(min(workers, -(-len(names) // CHUNK))) as run:
-        shapes, faults = _shapes(archive, root, described, names, skip, run)
+        if modality == MASK.name:  # known since their labels were read
+            sizes = metadata[["height", "width"]].itertuples(index=False, name=None)
+            shapes: dict[str, Shape | None] = dict(zip(names, sizes, strict=True))
+            faults: list[Fault] = []
+        else:
+            shapes, faults = _shapes(archive, root, described, names, skip, run)
         shards = [
             Shard(number, tuple(part), shape, described, folder)
             for number, (part, shape) in enumerate(_cut(described, shapes, shard_size))
@@ -172,9 +177,6 @@ def _shapes(
 
 def _shape(archive: Archive, root: Path, modality: str, patch: str) -> Shape | DamagedFile:
     try:
-        if modality == MASK.name:
-            height, width = archive.mask(root, patch).classes.shape
-            return height, width
         return archive.shape(root, modality, patch)
     except DamagedFile as error:
         return error

@@ -73,7 +73,8 @@ def evaluate_one(
     network = build_network(spec.method, params, len(data.classes), data.task).to(device)
     strategy = build_strategy(spec.method, params, network, data)
     normaliser = Normaliser(_statistics(described), data)
-    bench = build_bench(network, data, normaliser, params, device)
+    overlap = params.evaluate.overlap
+    bench = build_bench(network, data, normaliser, params, device, overlap)
     test = data.splits.get("test", np.empty(0, np.int64))
     if not len(test):
         raise UserError(

@@ -42,7 +42,10 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Client:
-    """Who trains: `train[q]` are its training locations (rows of the label table) in modality q."""
+    """Who trains: `train[q]` are the numbers of its training samples in modality q.
+
+    A sample is a location (a row of the label table), or of tiles a window of one.
+    """
 
     id: str
     group: str
@@ -51,12 +54,12 @@ class Client:
 
     @cached_property
     def locations(self) -> np.ndarray:
-        """All training locations of the client, sorted, each once."""
+        """All training samples of the client, sorted, each once."""
         return np.unique(np.concatenate(list(self.train.values())))
 
     @cached_property
     def size(self) -> int:
-        """n_i: number of the client's training locations."""
+        """n_i: number of the client's training samples."""
         return len(self.locations)
 
 
@@ -124,7 +127,7 @@ class Batch:
     """One local step's data and what the network made of it.
 
     Attributes:
-        locations: (B,) int64, rows of the label table.
+        locations: (B,) int64, the samples' numbers.
         present: modality -> (B,) bool.
         inputs: modality -> (B_q, C, H, W), standardised, for the rows `present[q]`.
         features: modality -> (B_q, D), or maps of B_q images (`Dense`), for the same rows.
