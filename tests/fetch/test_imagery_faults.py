@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 
 from mmfl.errors import UserError
 from mmfl.fetch.stac import imagery as module
@@ -383,12 +384,43 @@ def test_an_image_that_was_deleted_is_fetched_again(site: Site) -> None:
     assert run(site)[1] == rows and whole(folder)
 
 
-def test_another_choice_or_list_has_another_folder(site: Site) -> None:
+def test_another_choice_has_another_folder(site: Site) -> None:
     """What only says how bytes travel does not count."""
     first = run(site)[0]
     assert run(site, catalogue={"parallel": 2, "token_url": "http://127.0.0.1/x"})[0] == first
-    others = [run(site, 2)[0], run(site, days=14)[0], run(site, coverage=0.5)[0]]
-    assert len({first, *others}) == 4
+    assert len({first, run(site, days=14)[0], run(site, coverage=0.5)[0]}) == 3
+
+
+def test_another_list_of_tiles(site: Site) -> None:
+    """Only what is new is fetched; the table is of the present list."""
+    folder, first = run(site, 2)
+    site.asked.clear()
+    again, rows = run(site, 3)
+    assert again == folder and len(rows) == 6 and rows.items() >= first.items()
+    assert site.asked[B02] == 1 and site.asked["/search"] == 2
+    site.asked.clear()
+    assert run(site, 2)[1] == first and not site.asked
+
+
+@pytest.mark.parametrize("change", [LAST, {"height": 47}, {"date": "2019-07-02"}])
+def test_a_tile_that_changed_is_fetched_again_alone(site: Site, change: dict) -> None:
+    frame, store = tiles(3), site.folder.parent / "store"
+
+    def fetch() -> Path:
+        return fetch_imagery(frame, choice(site), store, pause=0.01, progress=False)
+
+    before = fetch()
+    for key, value in change.items():
+        frame.at[1, key] = value
+    site.asked.clear()
+    assert fetch() == before and site.asked[B02] == 1 and site.asked["/search"] == 2
+    with rasterio.open(before / "s2/dw_1.tif") as source:
+        assert tuple(source.transform)[:6] == frame["transform"][1]
+        assert source.height == frame["height"][1]
+    frame.at[1, "product"] = "of another scene"
+    fetch()
+    assert not (before / "s2/dw_1.tif").exists()  # and none of the old grid is left
+    assert (before / "s1/dw_1.tif").exists() and (before / "s2/dw_0.tif").exists()
 
 
 def test_addresses_that_come_signed(site: Site) -> None:

@@ -14,6 +14,8 @@ from rasterio.transform import Affine, array_bounds
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_geom
 
+from mmfl.files import digest
+
 LONGITUDES_LATITUDES = "EPSG:4326"
 EXACT = 1e-3  # pixels by which the way between two grids may be approximated
 
@@ -29,6 +31,12 @@ class Tile:
     width: int
     product: str | None
     date: str
+
+    @property
+    def key(self) -> str:
+        """Digest of all that an image of it depends on."""
+        grid = [self.crs, list(self.transform)[:6], self.height, self.width]
+        return digest([self.name, grid, self.product, self.date])
 
     @property
     def area(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ COLUMNS = (
     "days", "hrefs", "offset", "valid", "sha256",
 )  # fmt: skip
 SCENES = "scenes.csv"
+LABEL = "label"  # in an outcome's file beside the columns: the tile's key
 OK, NO_SCENE, NO_COVERAGE = "ok", "no scene", "no coverage"
 TOO_LITTLE, UNUSABLE, FAILED = "too little coverage", "unusable scene", "failed"
 GIVE_UP = 16  # failures in a row after which the service is taken to be away
@@ -49,11 +50,12 @@ def fetch_imagery(
     pause: float = 1.0,
     progress: bool = True,
 ) -> Path:
-    """Fetch what is not there yet; return the folder, named by the choice and the tiles.
+    """Fetch what is not there yet; return the folder, named by the choice.
 
     It holds `<modality>/<tile>.tif`, `outcomes/<modality>/<tile>.json` and `scenes.csv`, a row
-    per tile and modality. That no scene was found, or none with enough pixels, is an outcome and
-    stays one; `failed` (the service did not answer) is tried again by the next call: see `check`.
+    per tile of the list and modality. A tile whose row changed is fetched again, alone. That no
+    scene was found, or none with enough pixels, is an outcome and stays one; `failed` (the service
+    did not answer) is tried again by the next call: see `check`.
 
     Args:
         tiles: name, crs, transform, height, width, product, date (see `Archive.tiles`).
@@ -66,8 +68,7 @@ def fetch_imagery(
         UserError: credentials are lacking, or a tile's name is no file name.
     """
     listed = _tiles(tiles)
-    key = digest([imagery.choice(), json.loads(tiles.to_json(orient="records"))])
-    folder = Path(store) / f"imagery-{key}"
+    folder = Path(store) / f"imagery-{digest(imagery.choice())}"
     stop = threading.Event()
     services = _services(imagery, pause, stop)
     with alone(folder):
@@ -177,9 +178,10 @@ class _Run:
         """The image's row: of an earlier run, or of this one, which then is kept."""
         image = self.folder / modality / f"{tile.name}.tif"
         record = self.folder / "outcomes" / modality / f"{tile.name}.json"
-        known = _known(record)
+        known = _known(record, tile)
         if known is not None and (known["outcome"] != OK or image.is_file()):
             return known
+        image.unlink(missing_ok=True)  # it may be of another grid
         service = self.services[modality]
         row = dict.fromkeys(COLUMNS, "")
         row |= {"tile": tile.name, "modality": modality}
@@ -201,7 +203,7 @@ class _Run:
             raise Stopped
         if row["outcome"] == OK and scene is not None:
             write_scene(image, modality, tile, scene, self.imagery.bands[modality])
-        write_json(record, row)
+        write_json(record, {**row, LABEL: tile.key})
         return row
 
     def _count(self, failed: bool) -> None:
@@ -265,9 +267,11 @@ def _outlines(items: Sequence[Item]) -> list[dict[str, Any]]:
     return [item["geometry"] for item in items]
 
 
-def _known(record: Path) -> Row | None:
+def _known(record: Path, tile: Tile) -> Row | None:
+    """The row of an earlier run, if it was of this very tile."""
     try:
         row = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return row if isinstance(row, dict) and set(row) == set(COLUMNS) else None
+    same = isinstance(row, dict) and row.pop(LABEL, None) == tile.key
+    return row if same and set(row) == set(COLUMNS) else None
