@@ -44,7 +44,7 @@ run: $(READY)
 	@mmfl headline --params $(PARAMS)
 
 test: $(READY)
-	python -m pytest
+	python -m pytest -n $(CORES) --dist loadfile
 
 lint: $(READY)
 	ruff check .
