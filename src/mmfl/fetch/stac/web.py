@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import netrc
 import os
@@ -42,6 +43,15 @@ def unsigned(url: str) -> str:
     """The url without credentials, query (where signatures are) and fragment."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def domain(host: str) -> str:
+    """The last two labels of a host's name; an IP address as it is."""
+    host = host.lower().strip("[].")
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return ".".join(host.split(".")[-2:])
 
 
 class Web:
@@ -162,10 +172,15 @@ class Signer:
             self._login()  # a lack of credentials is said before anything is fetched
 
     def signed(self, href: str) -> tuple[dict[str, Any], str | None]:
-        """The url (and header) of a request, and the token in it."""
+        """The url (and header) of a request, and the token in it.
+
+        Raises:
+            Refused: the token must not go there; the address is the item's, not the user's.
+        """
         kind = self.catalogue.signing
         if kind == "none":
             return {"url": href}, None
+        self._trusted(href)
         with self._lock:
             if self._token is None or time.time() > self._expiry:
                 self._token, self._expiry = self._fetch()
@@ -173,6 +188,15 @@ class Signer:
         if kind == "bearer":
             return {"url": href, "auth": Bearer(token)}, token
         return {"url": f"{href}{'&' if '?' in href else '?'}{token}"}, token
+
+    def _trusted(self, href: str) -> None:
+        """Tokens go over https (http if the catalogue does), a user's only to known domains."""
+        parts, own = urllib3.util.parse_url(href), urlsplit(self.catalogue.url)
+        if parts.scheme != "https" and own.scheme != "http":
+            raise Refused(f"{unsigned(href)}: no token is sent over plain http", 0)
+        known = {domain(own.hostname or ""), domain(urlsplit(self.url).hostname or "")}
+        if self.catalogue.signing == "bearer" and domain(parts.host or "") not in known:
+            raise Refused(f"{unsigned(href)}: no token is sent there, only to {sorted(known)}", 0)
 
     def forget(self, token: str | None) -> None:
         """The service denied this token; the next request gets a new one."""
