@@ -125,11 +125,12 @@ def test_the_documented_scenario_works(table):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     try:
         exec(textwrap.dedent(blocks[0]), vars(scenarios))
-        frame = build(table, scenario="season", assignment="duplicate").frame
+        frame = build(table, scenario="half-year", assignment="duplicate").frame
     finally:
-        SCENARIOS.pop("season", None)
-        vars(scenarios).pop("season", None)
-    expected = table.set_index("pair")["season"].str.lower()
+        SCENARIOS.pop("half-year", None)
+        vars(scenarios).pop("half_year", None)
+    months = table.set_index("pair")["month"]
+    expected = months.map(lambda month: "summer" if 4 <= month <= 9 else "winter")
     assert (frame["group"].to_numpy() == expected[frame["pair"]].to_numpy()).all()
     assert frame["client"].nunique() == 8
 

@@ -54,7 +54,7 @@ class Moments:
 
 
 def moments(images: Pixels, rows: np.ndarray) -> Moments:
-    """Moments of the images of some rows, as they are fed to a network (before standardising)."""
+    """Moments of the images of some rows: patches as they are fed to a network, tiles whole."""
     published = {band["name"]: band["mean"] or 0.0 for band in images.patches.bands}
     origin = np.array([published[name] for name in images.names], np.float64)
     total, squares = np.zeros(len(origin)), np.zeros(len(origin))
