@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from mmfl.params.faults import one_line
 from mmfl.params.imagery import BUILT_IN, Imagery
 
 OWN = {"url": "https://stac.example/v1", "collections": {"s1": "rtc", "s2": "l2a"}}
@@ -77,6 +78,8 @@ def test_own() -> None:
         ({"url": ""}, "found no url"),
         ({"url": "ftp://x"}, "expected http"),
         ({"url": "https://me:secret@x"}, "expected no user or password"),
+        ({"url": "https://x/v1?key=secret"}, "expected no query or fragment"),
+        ({"token_url": "https://x/token#secret"}, "expected no query or fragment"),
         ({"assets": {}}, "expected the asset of VV"),
         ({"assets": {"B2": "x"}}, "did you mean B02|did you mean B12"),
         ({"collections": {"s2": "l2a"}}, "s1: own cannot serve it: expected collections.s1"),
@@ -90,11 +93,12 @@ def test_own_that_is_not_whole(change: dict, match: str) -> None:
     refused(match, s1="own", s2="own", catalogues={"own": {**OWN, "assets": ASSETS, **change}})
 
 
-def test_a_password_is_not_in_the_message() -> None:
+@pytest.mark.parametrize("url", ["https://me:secret@x", "https://x?key=secret", "https://x#secret"])
+def test_a_secret_is_not_in_the_message(url: str) -> None:
     with pytest.raises(ValidationError) as error:
-        choose(catalogues={"own": {"url": "https://me:secret@x"}})
-    assert "no user or password" in error.value.errors()[0]["msg"]
-    assert "secret" not in error.value.errors()[0]["msg"]
+        choose(catalogues={"own": {"url": url}})
+    message = one_line(error.value)
+    assert "url: expected no " in message and "secret" not in message
 
 
 def test_what_decides_the_pixels() -> None:

@@ -51,6 +51,8 @@ class Catalogue(Section):
             raise ValueError("expected http(s)://")
         if "@" in urlsplit(value).netloc:
             raise ValueError("expected no user or password; see docs/imagery.md")
+        if "?" in value or "#" in value:
+            raise ValueError("expected no query or fragment, where keys stand; see docs/imagery.md")
         return value
 
     @field_validator("collections")
