@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,11 @@ from mmfl.params.tasks import TASKS
 
 RESERVED = ("pair", "split", "labels", "height", "width", "crs", "transform", "mask", "patch",
             "shard", "row", "client", "group", "modality", "random", "dirichlet")  # fmt: skip
+TORCH = ("apply", "bfloat16", "buffers", "children", "clear", "compile", "cpu", "cuda", "double",
+         "eval", "float", "forward", "half", "ipu", "items", "keys", "modules", "mtia",
+         "parameters", "pop", "to", "train", "training", "type", "update", "values",
+         "xpu")  # fmt: skip
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # line breaks and the like, but a tab
 HOW = "docs/your-own-archive.md"
 
 
@@ -50,7 +56,10 @@ class Description(Part):
     @classmethod
     def _modalities(cls, value: dict[str, Images]) -> dict[str, Images]:
         for name in value:
-            if not re.fullmatch(r"[a-z0-9]+", name) or name in RESERVED:
+            if name in (*RESERVED, *TORCH, "region"):
+                whose = "PyTorch" if name in TORCH else "the table of locations"
+                raise ValueError(f"found {name!r}, a name that {whose} uses, expected another")
+            if not re.fullmatch(r"[a-z0-9]+", name):
                 raise ValueError(f"found {name!r}, expected names of lower-case letters and digits "
                                  "such as s2")  # fmt: skip
         return value
@@ -101,9 +110,25 @@ def read_description(path: Path) -> Description:
 
     data = read_yaml(Path(path), "a description of an archive", "table:, modalities:")
     try:
+        broken = next((text for text in _texts(data) if CONTROL.search(text)), None)
+        if broken is not None:
+            raise UserError(f"{path}: found {broken!r}, expected text of one line")
         return Description.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
+    except RecursionError:  # an alias within its own anchor
+        raise UserError(f"{path}: found a value within itself, expected it beside") from None
+
+
+def _texts(data: Any) -> Iterator[str]:
+    """All keys and values that are text."""
+    if isinstance(data, dict):
+        data = [*data, *data.values()]
+    if isinstance(data, list):
+        for item in data:
+            yield from _texts(item)
+    elif isinstance(data, str):
+        yield data
 
 
 def _one_line(error: ValidationError) -> str:
@@ -121,7 +146,8 @@ def _one_line(error: ValidationError) -> str:
         return f"task: not given, expected {' or '.join(TASKS)}, with labels or a mask; {HOW}"
     if fault["type"] == "missing":
         return f"{key}: not given, expected it; {HOW}"
-    return one_line(error).replace(".[key]", "").replace("dictionary", "mapping")
+    text = one_line(error).replace(".[key]", "").replace("dictionary", "mapping")
+    return re.sub(r" or instance of \w+", "", text)
 
 
 def _keys(location: tuple[Any, ...]) -> list[str]:

@@ -75,6 +75,10 @@ class Images(Part):
                 data.setdefault("bands", list(data["path"]))
             if isinstance(data.get("bands"), list):
                 names = data["bands"]
+                wrong = [name for name in names if not isinstance(name, str)]
+                if wrong:
+                    raise ValueError(f"bands: found {wrong[0]!r}, expected names; a place in the "
+                                     "file is given as in bands: {B04: 4, B08: 8}")  # fmt: skip
                 twice = [name for name in names if names.count(name) > 1]
                 if twice:
                     raise ValueError(f"bands: {twice[0]} is listed twice, expected it once")
@@ -210,11 +214,14 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _name(value: Any) -> Any:
+def _name(value: Any) -> str:
+    """A class's name."""
     if isinstance(value, bool):
         raise ValueError("classes: found yes, no, on, off, true or false, which yaml reads as a "
                          "truth value; put the name in quotes")  # fmt: skip
-    return _text(value)
+    if not isinstance(value, str | int):
+        raise ValueError(f"classes: found {value!r}, expected a name; put it in quotes")
+    return str(value)
 
 
 def _in_order(colours: dict[Any, str], classes: dict[Any, str]) -> list[str]:

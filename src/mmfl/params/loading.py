@@ -48,7 +48,7 @@ def read_yaml(path: Path, what: str, keys: str) -> dict[str, Any]:
         raise UserError(f"{path}: not found; expected {what}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; expected {what}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2020-13-45
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not readable as YAML: {text}") from None
     if not isinstance(data, dict):

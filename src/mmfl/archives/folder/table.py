@@ -64,8 +64,8 @@ def needed(described: Description) -> list[tuple[str, str]]:
         parts["mask.path"] = described.mask
     for key, part in parts.items():
         for path in _templates(part, key.split(".")[-2]):
-            names = PLACEHOLDER.findall(path) if "{" in path else [path]
-            found += [(name, key) for name in names if name not in ("id", "band")]
+            inside = [name for name in PLACEHOLDER.findall(path) if name != "id"]
+            found += [(name, key) for name in (inside if "{" in path else [path])]
     if described.task == "multilabel" and described.labels:
         columns = list(described.labels.columns) or [described.labels.column]
         found += [(column, "labels") for column in columns]
@@ -99,12 +99,7 @@ def paths(described: Description, table: pd.DataFrame, name: str) -> list[Paths 
     """
     part: Images | Pixels | None = described.modalities.get(name, described.mask)
     assert part is not None
-    if isinstance(part, Images) and part.apart:
-        several = [template.replace("{band}", band)
-                   for band, template in zip(part.bands, _by_band(part), strict=True)]  # fmt: skip
-    else:
-        several = _templates(part, name)
-    columns = [_filled(described, table, template) for template in several]
+    columns = [_filled(described, table, template) for template in _templates(part, name)]
     return [None if "" in row else row for row in zip(*columns, strict=True)]
 
 
@@ -211,13 +206,11 @@ def _group(values: pd.Series) -> pd.Series:
 
 
 def _templates(part: Images | Pixels, name: str) -> list[str]:
-    return list(part.path.values()) if isinstance(part.path, dict) else [part.path or name]
-
-
-def _by_band(part: Images) -> list[str]:
-    if isinstance(part.path, dict):
-        return [part.path[band] for band in part.bands]
-    return [part.path] * len(part.bands)
+    """A column or template, or one per band where each has its own file."""
+    if isinstance(part, Images) and part.apart:
+        by_band = part.path if isinstance(part.path, dict) else dict.fromkeys(part.bands, part.path)
+        return [by_band[band].replace("{band}", band) for band in part.bands]
+    return [str(part.path) or name]
 
 
 def _filled(described: Description, table: pd.DataFrame, template: str) -> list[str]:
