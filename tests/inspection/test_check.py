@@ -14,6 +14,7 @@ from rasterio.transform import from_origin
 from mmfl import cli
 from mmfl.archives.folder.files import Grid
 from mmfl.inspection import check, inspect, overlap
+from mmfl.params import load
 
 SIDE = 32
 DESCRIPTION = """
@@ -92,10 +93,8 @@ def test_a_sound_archive(floods, tmp_path):
     assert places["T0"] == {"place": "T0", "train": "1", "validation": "1", "test": "1"}
     text = found.text()
     assert "No ground is shared by two splits (9 footprints)" in text
-    assert text.endswith(
-        f"  folders: {{floods: {floods}}}\n  archives: {{floods: {{}}}}\n"
-        "  partition: {scenario: region}"
-    )
+    assert "parameter file of its own, floods.params.yaml:\n  folders: {floods: " in text
+    assert text.endswith("  snakemake --cores 2 --configfile floods.params.yaml")
     assert len(found.gallery.tiles) == 8
     found.write_page(tmp_path / "page.html")
     assert "data:image/png" in (tmp_path / "page.html").read_text()
@@ -273,6 +272,21 @@ def status(monkeypatch, *arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return ended.value.code
+
+
+@pytest.mark.parametrize("name", ["floods.yaml", "My, #1: floods.yaml"])
+def test_what_it_says_to_write_is_a_parameter_file(floods, name):
+    """With every modality of the archive, and the paths as they are."""
+    path = floods.rename(floods.with_name(name))
+    replace(path, "  s1: {path: radar", "  sar: {path: radar")
+    lines = check(path).snippet.splitlines()
+    file = floods.with_name(lines[0].split()[-1].rstrip(":"))
+    file.write_text("\n".join(line for line in lines[1:-2]))
+    (archive,) = load(file).archives
+    params = load(file).of(archive)
+    assert params.folders == {archive: str(path)} and file.name == f"{archive}.params.yaml"
+    assert params.partition.modalities == ["s2", "sar"]
+    assert params.train.bands == {"s2": ["B02", "B03", "B04"], "sar": ["VV", "VH"]}
 
 
 def test_exit_status(floods, monkeypatch, capsys):

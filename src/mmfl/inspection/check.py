@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from mmfl.archives.base import MASK, SPLITS
 from mmfl.archives.folder import Folder, base_folder, metres
@@ -86,11 +87,19 @@ def name_of(path: Path) -> str:
 
 
 def snippet(path: Path) -> str:
-    """What to write into a parameter file to run it."""
+    """A parameter file to run it, and how."""
     name = name_of(path)
-    return (f"To run it, write into a parameter file such as params.yaml\n"
-            f"  folders: {{{name}: {path}}}\n  archives: {{{name}: {{}}}}\n"
-            "  partition: {scenario: region}")  # fmt: skip
+    chosen = {
+        "folders": {name: str(path)},
+        "archives": {name: {}},
+        "partition": {"scenario": "region"},
+        "train": {"size": 32, "rounds": 2, "seeds": [1], "methods": ["mf"]},
+    }
+    text = yaml.safe_dump(chosen, sort_keys=False, default_flow_style=None, width=1000)
+    lines = "".join(f"  {line}\n" for line in text.splitlines())
+    return (f"To run it, write a parameter file of its own, {name}.params.yaml:\n{lines}"
+            "and run, in the checkout, from which a relative path counts:\n"
+            f"  snakemake --cores 2 --configfile {name}.params.yaml")  # fmt: skip
 
 
 def _table(found: Checked, described: Description, table: pd.DataFrame, root: Path) -> pd.DataFrame:
