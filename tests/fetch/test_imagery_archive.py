@@ -21,11 +21,11 @@ from mmfl.archives import get
 from mmfl.archives.dynamicworld.table import XLSX
 from mmfl.archives.simulated_tiles import EXPERTS, IMAGERY, VALIDATION, generate
 from mmfl.fetch.unpack import unpack
+from mmfl.params.imagery import BANDS
 
 from .stac_site import Fault, Site
 
 NAME = "dynamicworld-expert"
-BANDS = {"s1": ["VV", "VH"], "s2": ["B02", "B8A"]}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def publish(site: Site, root: Path) -> None:
                 item["geometry"] = write_bands(site, path, q, bands, item)
 
 
-def write_bands(site: Site, path: Path, q: str, bands: list[str], item: dict) -> dict:
+def write_bands(site: Site, path: Path, q: str, bands: tuple[str, ...], item: dict) -> dict:
     """The files of an item, and its footprint."""
     with rasterio.open(path) as source:
         profile = {**source.profile, "count": 1, "driver": "COG", "compress": "deflate"}
@@ -95,7 +95,7 @@ def test_round_trip(stac: Site, images: Path, tmp_path: Path) -> None:
     shutil.copytree(images, labels, ignore=shutil.ignore_patterns("imagery"))
     folder.mkdir()
     imagery = {
-        "s1": "own", "s2": "own", "coverage": 0.3, "bands": BANDS,
+        "s1": "own", "s2": "own", "coverage": 0.3,
         "catalogues": {"own": stac.catalogue()},
     }  # fmt: skip
     local = {"local": {NAME: str(labels)}}
@@ -113,7 +113,7 @@ def test_round_trip(stac: Site, images: Path, tmp_path: Path) -> None:
 
     done = command(folder)
     assert done.returncode == 0, done.stderr
-    assert stac.asked.total() - before == 4  # landing page, search, two bands
+    assert stac.asked.total() - before == 12  # landing page, search, ten bands
     out = folder / "data/raw" / NAME
     root = folder / json.loads((out / "root.json").read_text())["root"]
     archive, rows = get(NAME), list(csv.DictReader((out / "scenes.csv").open()))

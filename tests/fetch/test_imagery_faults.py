@@ -24,7 +24,7 @@ from mmfl.fetch.stac.web import ATTEMPTS, Signer, Web
 from mmfl.params.imagery import Catalogue
 
 from .stac_site import SECRET, Fault, Site, cog, numbers, tiles
-from .test_imagery import COLS, ROWS, choice, read
+from .test_imagery import BANDS, COLS, ROWS, choice, read
 
 LAST = {"transform": (10, 0, 501_150, 0, -10, 4_998_900)}  # a tile in the scenes' last blocks
 S2 = "S2A_MSIL2A_20190701T103031_R108_T33TWL_20201005T151515"
@@ -35,10 +35,11 @@ def run(site: Site, count: int = 1, **changed: object) -> tuple[Path, dict]:
     """The folder, and the outcomes by tile and modality. Nothing written holds a signature."""
     parallel = int(changed.pop("parallel", 4))  # type: ignore[call-overload]
     pause = float(changed.pop("pause", 0.01))  # type: ignore[arg-type]
+    bands = changed.pop("bands", BANDS)
     frame = tiles(count, **changed.pop("tile", {}))  # type: ignore[arg-type]
     store = site.folder.parent / "store"
     folder = fetch_imagery(
-        frame, choice(site, **changed), store,
+        frame, choice(site, **changed), store, bands=bands,
         parallel=parallel, pause=pause, progress=False,
     )  # fmt: skip
     for path in folder.rglob("*"):
@@ -320,11 +321,11 @@ import pandas as pd
 from pathlib import Path
 from mmfl.fetch.stac.imagery import fetch_imagery
 from mmfl.params.imagery import Imagery
-frame, choice, store, most = sys.argv[1:]
+frame, choice, bands, store, most = sys.argv[1:]
 if int(most):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
 fetch_imagery(pd.DataFrame(json.loads(frame)), Imagery.model_validate_json(choice), Path(store),
-              parallel=2, pause=0.01, progress=False)
+              bands=json.loads(bands), parallel=2, pause=0.01, progress=False)
 """
 
 
@@ -332,7 +333,7 @@ def start(site: Site, count: int, most: int = 0) -> subprocess.Popen[bytes]:
     """The same call in a process of its own, which may write files of `most` bytes."""
     frame = tiles(count).to_json(orient="records")
     chosen = choice(site).model_dump_json(exclude_unset=True)
-    arguments = [frame, chosen, str(site.folder.parent / "store"), str(most)]
+    arguments = [frame, chosen, json.dumps(BANDS), str(site.folder.parent / "store"), str(most)]
     return subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stderr=subprocess.PIPE)
 
 
@@ -409,7 +410,7 @@ def test_a_tile_that_changed_is_fetched_again_alone(site: Site, change: dict) ->
     frame, store = tiles(3), site.folder.parent / "store"
 
     def fetch() -> Path:
-        return fetch_imagery(frame, choice(site), store, pause=0.01, progress=False)
+        return fetch_imagery(frame, choice(site), store, bands=BANDS, pause=0.01, progress=False)
 
     before = fetch()
     for key, value in change.items():

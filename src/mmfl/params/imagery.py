@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from mmfl.params.archives import S1_BANDS, S2_BANDS, S2_TRAINED
+from mmfl.params.archives import ARCHIVES, S1_BANDS, S2_BANDS
 from mmfl.params.sections import Section, one_of
 
-SENSORS = {"s1": S1_BANDS, "s2": S2_BANDS}
+BANDS = ARCHIVES["dynamicworld-expert"].bands  # modality -> bands of its images, in this order
+SENSORS = tuple(BANDS)
 GRD = (
     "a plain GRD is uncalibrated and carries ground control points instead of a grid; take a "
     "terrain-corrected collection such as sentinel-1-rtc of planetary-computer"
@@ -59,7 +60,7 @@ class Catalogue(Section):
     @classmethod
     def _collections(cls, value: dict[str, str]) -> dict[str, str]:
         for modality in value:
-            one_of(modality, tuple(SENSORS), "modality")
+            one_of(modality, SENSORS, "modality")
         if re.search(r"(^|[-_])grd($|[-_])", value.get("s1", "").lower()):
             raise ValueError(f"{value['s1']}: {GRD}")
         return value
@@ -128,26 +129,9 @@ class Imagery(Section):
     coverage: float = Field(
         0.99, gt=0, le=1, description="least share of a tile's pixels with data for a scene"
     )
-    bands: dict[str, list[str]] = Field(
-        {"s1": list(S1_BANDS), "s2": list(S2_TRAINED)},
-        description="modality -> bands, in this order",
-    )
     catalogues: dict[str, Catalogue] = Field(
         {}, description="own catalogues, or changes to a built-in one"
     )
-
-    @field_validator("bands")
-    @classmethod
-    def _bands(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
-        for modality, bands in value.items():
-            one_of(modality, tuple(SENSORS), "modality")
-            for band in bands:
-                one_of(band, SENSORS[modality], f"band of {modality}")
-            if len(set(bands)) != len(bands):
-                raise ValueError(f"{modality}: bands must be distinct")
-        if lacking := [q for q in SENSORS if not value.get(q)]:
-            raise ValueError(f"{lacking[0]}: found no bands, expected at least one")
-        return value
 
     @model_validator(mode="after")
     def _possible(self) -> Imagery:
@@ -163,7 +147,7 @@ class Imagery(Section):
                     f"{modality}: {name} cannot serve it: "
                     + (why or f"expected collections.{modality} in its entry")
                 )
-            for band in self.bands[modality]:
+            for band in BANDS[modality]:
                 if band not in chosen.assets:
                     raise ValueError(f"catalogue {name}: expected the asset of {band} in assets")
             if chosen.signing != "none" and not chosen.token_url:
@@ -189,4 +173,4 @@ class Imagery(Section):
             q: {"name": self.name(q), **self.catalogue(q).model_dump(exclude=travel)}
             for q in SENSORS
         }
-        return {**self.model_dump(include={"days", "coverage", "bands"}), "catalogues": catalogues}
+        return {"days": self.days, "coverage": self.coverage, "catalogues": catalogues}

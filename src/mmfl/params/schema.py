@@ -87,10 +87,6 @@ class Params(Section):
         for name in self.download.local:
             one_of(name, tuple(a for a in ARCHIVES if a not in SIMULATED), "archive")
         if self._resolved():
-            if "dynamicworld-expert" in self.archives:
-                read = {q: list(b) for q, b in ARCHIVES["dynamicworld-expert"].bands.items()}
-                if self.imagery.bands != read:
-                    raise ValueError(f"imagery.bands: dynamicworld-expert is made of {read}")
             _check_all(self, known(next(iter(self.archives)), self.folders))
             return self
         for archive in self.archives:
@@ -368,7 +364,7 @@ def step_values(
             return {"folder": params.folders[archive]}
         values = {"local": dump["download"]["local"].get(archive)}
         found_by_stac = archive == "dynamicworld-expert"
-        return values | ({"imagery": dump["imagery"]} if found_by_stac else {})
+        return values | ({"imagery": params.imagery.choice()} if found_by_stac else {})
     if step == "split":
         return dump["split"]
     if step == "partition":

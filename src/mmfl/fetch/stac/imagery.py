@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mmfl.fetch.stac.scenes import LOOSE, apart, passes, sentinel2, taken, windo
 from mmfl.fetch.stac.web import Refused, Web, unsigned
 from mmfl.fetch.transfer import Passing, Stopped, progress_bar
 from mmfl.files import digest, write_json, write_text
-from mmfl.params.imagery import SENSORS, Imagery
+from mmfl.params.imagery import BANDS, SENSORS, Imagery
 
 COLUMNS = (
     "tile", "modality", "outcome", "reason", "catalogue", "collection", "items", "datetime",
@@ -46,11 +46,12 @@ def fetch_imagery(
     imagery: Imagery,
     store: Path,
     *,
+    bands: Mapping[str, Sequence[str]] = BANDS,
     parallel: int = 4,
     pause: float = 1.0,
     progress: bool = True,
 ) -> Path:
-    """Fetch what is not there yet; return the folder, named by the choice.
+    """Fetch what is not there yet; return the folder, named by choice and bands.
 
     It holds `<modality>/<tile>.tif`, `outcomes/<modality>/<tile>.json` and `scenes.csv`, a row
     per tile of the list and modality. A tile whose row changed is fetched again, alone. That no
@@ -59,8 +60,9 @@ def fetch_imagery(
 
     Args:
         tiles: name, crs, transform, height, width, product, date (see `Archive.tiles`).
-        imagery: catalogues, bands and limits.
+        imagery: catalogues and limits.
         store: folder of all downloads.
+        bands: modality -> bands of an image, in this order.
         parallel: images fetched at a time; a catalogue's own limit holds beside it.
         pause: first back-off in seconds; it doubles. The server's Retry-After goes first.
 
@@ -68,13 +70,14 @@ def fetch_imagery(
         UserError: credentials are lacking, or a tile's name is no file name.
     """
     listed = _tiles(tiles)
-    folder = Path(store) / f"imagery-{digest(imagery.choice())}"
+    key = digest([imagery.choice(), {q: list(names) for q, names in bands.items()}])
+    folder = Path(store) / f"imagery-{key}"
     stop = threading.Event()
     services = _services(imagery, pause, stop)
     with alone(folder):
         for left in folder.glob("**/.*.tmp"):  # by a process that was killed
             left.unlink()
-        run = _Run(folder, imagery, services, stop)
+        run = _Run(folder, imagery, bands, services, stop)
         jobs = [(tile, modality) for tile in listed for modality in SENSORS]
         rows = list(_each(run.row, jobs, stop, parallel, progress))
         rows.sort(key=lambda row: (row["tile"], row["modality"]))
@@ -168,9 +171,15 @@ class _Run:
     """One call's work on single images."""
 
     def __init__(
-        self, folder: Path, imagery: Imagery, services: dict[str, Service], stop: threading.Event
+        self,
+        folder: Path,
+        imagery: Imagery,
+        bands: Mapping[str, Sequence[str]],
+        services: dict[str, Service],
+        stop: threading.Event,
     ) -> None:
-        self.folder, self.imagery, self.services, self.stop = folder, imagery, services, stop
+        self.folder, self.imagery, self.bands = folder, imagery, bands
+        self.services, self.stop = services, stop
         self._lock = threading.Lock()
         self._in_a_row = 0
 
@@ -202,7 +211,7 @@ class _Run:
         if self.stop.is_set():
             raise Stopped
         if row["outcome"] == OK and scene is not None:
-            write_scene(image, modality, tile, scene, self.imagery.bands[modality])
+            write_scene(image, modality, tile, scene, self.bands[modality])
         write_json(record, {**row, LABEL: tile.key})
         return row
 
@@ -215,7 +224,7 @@ class _Run:
         days, least = self.imagery.days, self.imagery.coverage
         start, end = window(tile, modality, days)
         items = service.search(tile.area, start, end)
-        bands = self.imagery.bands[modality]
+        bands = self.bands[modality]
         if modality == "s2":
             candidates, what = sentinel2(tile, items), tile.product or tile.date
         else:
