@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix
 from typer.testing import CliRunner
 
 from mmfl import cli
+from mmfl.params import load, trials
 from mmfl.params.description import read_description
 from mmfl.patches.reader import Patches
 
@@ -38,9 +39,10 @@ def example(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("MMFL_CACHE", str(tmp_path / "cache"))
     (code,) = blocks("python")
     exec(compile(code, "your-own-archive.md", "exec"), {"__name__": "example"})
-    description, params = blocks("yaml")
+    description, params, real = blocks("yaml")
     Path("floods/floods.yaml").write_text(description)
     Path("floods.params.yaml").write_text(params)
+    Path("real.yaml").write_text(real)
     return tmp_path
 
 
@@ -83,6 +85,14 @@ def test_from_files_to_scores(example):
         counted = confusion_matrix(codes[codes >= 0], classes[codes >= 0], labels=[0, 1])
         assert np.array_equal(row.confusion.reshape(2, 2), counted)
     assert "data:image/png" in (example / "page/floods.html").read_text(encoding="utf-8")
+
+
+def test_a_real_run(example):
+    """Its parameters are valid for the archive; every method is tuned with as many trials."""
+    params = load("real.yaml").of("floods")
+    assert params.partition.modalities == ["s1", "s2"] and len(params.train.seeds) == 3
+    assert params.train.methods == ["mf", "mf+fw", "mf+mim", "mf+fw+mim"]
+    assert [trial.method for trial in trials(params)] == np.repeat(params.train.methods, 3).tolist()
 
 
 def test_descriptions_of_published_archives(tmp_path):
