@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,23 @@ def test_failures_end_the_step_and_keep_the_rest(site: Site) -> None:
     site.asked.clear()
     assert run(site)[1].count(",ok,") == 4
     assert site.asked["/search"] == 2
+
+
+def test_a_checksum_that_is_not_published_is_told(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that it can be put into the manifest, which then is quiet."""
+    found = f"sha256:{hashlib.sha256(b'table').hexdigest()}"
+    with caplog.at_level("INFO"):
+        run(site, imagery=None)
+    assert f"table.xlsx: no checksum in manifest.yaml, found {found}" in caplog.text
+    manifest = yaml.safe_load(Path("manifest.yaml").read_text())
+    manifest["files"][0]["checksum"] = found
+    Path("manifest.yaml").write_text(yaml.safe_dump(manifest))
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        run(site, imagery=None)
+    assert "no checksum" not in caplog.text
 
 
 def test_the_tables_are_the_same_bytes(site: Site) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ Row = tuple[str, int, str]
 
 PARALLEL = 4  # files or images fetched at a time
 IMAGERY = "imagery"  # the folder of the images in the archive's root
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -96,6 +99,9 @@ def _fetched(archive: str, manifest: Path, store: Path, parallel: int) -> tuple[
     for file, path in _each(listed.files, store, parallel):
         sha256 = recorded_sha256(path) or file_sha256(path)
         rows.append((file.name, path.stat().st_size, sha256))
+        if file.checksum is None:
+            text = "%s: no checksum in %s, found sha256:%s; put it there for others to check"
+            log.info(text, file.name, manifest, sha256)
         found = {file.name: path}
         if file.unpack:
             folder = path.with_name(f"{path.name}.unpacked")
