@@ -8,7 +8,7 @@ import pytest
 
 from mmfl.files import atomic
 
-PARAMS = "archives: [bigearthnet-v2]\ntrain: {methods: [mf]}\n"
+PARAMS = "archives: {bigearthnet-v2: {}}\ntrain: {methods: [mf]}\n"
 
 
 def mmfl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -224,7 +224,7 @@ def inspect(
 
     Exit status 1 if something is.
     """
-    from mmfl.inspection import inspect as look
+    from mmfl.inspection.recognise import inspect as look
 
     found = look(path, archive=archive, full=full)
     typer.echo(found.text())
@@ -244,7 +244,7 @@ def check(
 
     Exit status 1 if something is wrong, 2 if the description cannot be used.
     """
-    from mmfl.inspection import check as look
+    from mmfl.inspection.check import check as look
 
     found = look(description, full=full)
     typer.echo(found.text())

@@ -12,7 +12,7 @@ from rasterio.transform import from_origin
 from mmfl import archives
 from mmfl.clients.manifest import build
 from mmfl.errors import UserError
-from mmfl.inspection import inspect
+from mmfl.inspection.recognise import inspect
 from mmfl.patches.reader import Patches
 from mmfl.steps import partition, split
 

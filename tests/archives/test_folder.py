@@ -12,7 +12,7 @@ from rasterio.transform import from_origin
 from mmfl.archives import get
 from mmfl.archives.folder import record
 from mmfl.errors import DamagedFile, UserError
-from mmfl.inspection import check
+from mmfl.inspection.check import check
 from mmfl.params.archives import known
 from mmfl.patches.faults import sift
 from mmfl.patches.reader import Patches

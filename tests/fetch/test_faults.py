@@ -131,7 +131,7 @@ MANIFEST = "archive: bigearthnet-v2\nlicence: x\nfiles:\n"
 def project(folder: Path, site, count: int = 1) -> dict[str, str]:
     """A folder with parameters and a manifest of `count` files; the environment for it."""
     (folder / "data/manifests").mkdir(parents=True)
-    (folder / "params.yaml").write_text("archives: [bigearthnet-v2]\n")
+    (folder / "params.yaml").write_text("archives: {bigearthnet-v2: {}}\n")
     checksum = "sha256:" + hashlib.sha256(site.body).hexdigest()
     entries = [
         f"  - {{name: f{i}.bin, url: '{site.url}?{i}', checksum: '{checksum}'}}\n"

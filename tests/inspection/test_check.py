@@ -13,7 +13,9 @@ from rasterio.transform import from_origin
 
 from mmfl import cli
 from mmfl.archives.folder.files import Grid
-from mmfl.inspection import check, inspect, overlap
+from mmfl.inspection import overlap
+from mmfl.inspection.check import check
+from mmfl.inspection.recognise import inspect
 from mmfl.params import load
 
 SIDE = 32

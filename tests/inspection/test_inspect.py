@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from mmfl import cli
 from mmfl.archives import get
-from mmfl.inspection import inspect
+from mmfl.inspection.recognise import inspect
 from mmfl.steps import partition, split
 
 V2 = get("bigearthnet-v2")

@@ -340,7 +340,7 @@ def test_pages_of_one_parameter_file_link_to_one_another(tmp_path, monkeypatch):
         write_partition(Path(), task)
         for kind in ("runs", "scores", "measured", "data/clients"):
             for path in Path(kind, archive).iterdir():
-                path.rename(str(path).replace("country-", "random-"))
+                path.rename(str(path).replace("region-", "random-"))
         labels = Path("data/patches", archive, "labels")
         labels.mkdir(parents=True)
         (labels / "skipped.csv").write_text(",".join(COLUMNS) + "\n")

@@ -18,7 +18,7 @@ from mmfl.steps import partition, train
 
 ARCHIVE, METHOD = "bigearthnet-v2", "mf+fw+mim"
 TEXT = """
-archives: [bigearthnet-v2]
+archives: {bigearthnet-v2: {}}
 model: {width: 4, projection: 8}
 train:
   seeds: [1]
