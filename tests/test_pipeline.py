@@ -98,6 +98,7 @@ def test_curve_ends_at_the_subset_row(ci):
 
 def test_one_more_seed_trains_only_that_seed(ci):
     params = yaml.safe_load((ci / "configs/ci.yaml").read_text())
+    params["archives"] = {"simulated": {}}
     params["train"]["seeds"].append(3)
     params["train"]["methods"] = ["mf"]
     changed = ci / "configs/more.yaml"
@@ -113,6 +114,7 @@ def test_three_modalities_absent_clients_workers_and_tuning(tmp_path):
     """Sentinel-2's 10 m and 20 m bands as modalities of their own, by configuration alone."""
     project = copy_project(tmp_path / "three")
     choice = yaml.safe_load((ROOT / "configs/ci.yaml").read_text())
+    choice["archives"] = {"simulated": {}}
     choice["simulate"]["countries"] = ["Austria", "Finland", "Ireland", "Portugal"]
     choice["partition"] = {"modalities": ["s1", "s2-10m", "s2-20m"], "assignment": "mixed"}
     choice["participation"] = {
