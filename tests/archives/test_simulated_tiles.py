@@ -259,8 +259,8 @@ def test_values_are_quantised_and_gaps_are_at_an_edge(default):
 
 
 def test_coarse_bands_repeat_their_pixels(default):
-    tile = next(tile for tile in default[0] if tile.test)
-    images = tiles.draw(tile, 7)[1]
+    drawn = (tiles.draw(tile, 7)[1] for tile in default[0] if tile.test)
+    images = next(images for images in drawn if images["s2"].all())  # one without a gap
     for number, band in enumerate(MODALITIES["s2"].bands):
         blocks = images["s2"][number].reshape(49, 2, 49, 2)
         alike = (blocks == blocks[:, :1, :, :1]).all()
