@@ -19,9 +19,9 @@ from rasterio.transform import from_origin
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score
 from typer.testing import CliRunner
 
+from copied_project import copy_project, snakemake
 from mmfl import cli
 from pixel_reference import Model
-from test_pipeline import copy_project, snakemake
 
 S2 = [f"B{i:02d}" for i in range(1, 14)]
 SHAPES = [(48, 48), (40, 56), (64, 33), (24, 40)]
