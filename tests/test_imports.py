@@ -14,6 +14,7 @@ BASE = {
     "files",
     "code",
     "cache",
+    "processes",
     "units",
     "randomness",
 }  # everyone may import these

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,11 @@ class Unit:
 
     Example:
         unit = Unit("train", key("train", values, inputs, code.digest("train")))
-        if not unit.done:
-            work_in(unit.folder)      # may hold a checkpoint of an interrupted attempt
-            unit.complete()
-        unit.materialise("runs/...")
+        with unit.alone():
+            if not unit.done:
+                work_in(unit.folder)      # may hold a checkpoint of an interrupted attempt
+                unit.complete()
+            unit.materialise("runs/...")
 
     Args:
         step: name of the step, the folder's parent.
@@ -61,6 +64,19 @@ class Unit:
         """The unit's folder, made if needed."""
         self.path.mkdir(parents=True, exist_ok=True)
         return self.path
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from the unit: the job of a run that was killed may still live.
+
+        Where another has it, waits, and often finds the unit done then. A finished unit needs no
+        lock, so that a cache may be read-only.
+        """
+        if self.done:
+            yield
+            return
+        with files.locked(root() / self.step / f".{self.key}.lock", f"works on {self.key}"):
+            yield
 
     @property
     def done(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +21,11 @@ ARCHIVE = Annotated[str, typer.Option("--archive", help="one of the archives in 
 METHOD = Annotated[str, typer.Option("--method", help="a method in train.methods, e.g. mf+fw")]
 VARIANT = Annotated[str, typer.Option("--variant", help="default, or a variant's digest")]
 DEVICE = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
+GPUS = Annotated[int, typer.Option(min=0, help="CUDA devices, where there are any; 0: processor")]
 FRESH = Annotated[bool, typer.Option("--fresh", help="recompute what is in the cache")]
 
 DEFAULT = Path("params.yaml")
+log = logging.getLogger(__name__)
 
 
 def _load(path: Path, archive: str) -> Params:
@@ -53,22 +56,7 @@ def download(
     parallel: Annotated[int, typer.Option(min=1, max=32, help="files or images at a time")] = 4,
 ) -> None:
     """Fetch and verify an archive's files and imagery (or register a local copy)."""
-    from mmfl.params.archives import SIMULATED
-    from mmfl.steps import download as step
-    from mmfl.steps.simulate import manifest_path
-
-    chosen = _load(params, archive)
-    local = chosen.folders.get(archive) or chosen.download.local.get(archive)
-    published = Path("data/manifests", f"{archive}.yaml")
-    step.run(
-        archive,
-        manifest=manifest_path(chosen, archive) if archive in SIMULATED else published,
-        local=Path(local).expanduser() if local else None,
-        store=_cache("download"),
-        out=Path("data/raw", archive),
-        parallel=parallel,
-        imagery=chosen.imagery,
-    )
+    _download(_load(params, archive), archive, Path("data/raw", archive), parallel)
 
 
 @app.command()
@@ -83,20 +71,22 @@ def split(
     raw = Path("data/raw", archive)
     for name in ("files.csv", "scenes.csv"):
         _existing(raw / name, "download")
+    root = _root(chosen, archive, raw)
     unit = split_unit(chosen, archive, raw)
     if fresh:
         unit.discard()
-    step.run(
-        archive,
-        root=Path(read_json(raw / "root.json", "download")["root"]),
-        out=Path("data/patches", archive),
-        store=unit.folder,
-        shard_size=chosen.split.shard_size,
-        snow=chosen.split.snow,
-        cloud_or_shadow=chosen.split.cloud_or_shadow,
-        on_error=chosen.split.on_error,
-        workers=workers,
-    )
+    with unit.alone():
+        step.run(
+            archive,
+            root=root,
+            out=Path("data/patches", archive),
+            store=unit.folder,
+            shard_size=chosen.split.shard_size,
+            snow=chosen.split.snow,
+            cloud_or_shadow=chosen.split.cloud_or_shadow,
+            on_error=chosen.split.on_error,
+            workers=workers,
+        )
 
 
 @app.command()
@@ -127,6 +117,7 @@ def train(
     variant: VARIANT = "default",
     params: PARAMS = DEFAULT,
     device: DEVICE = "auto",
+    gpus: GPUS = 1,
     fresh: FRESH = False,
     workers: Annotated[int, typer.Option(min=1, help="processes; the bits stay the same")] = 1,
 ) -> None:
@@ -144,6 +135,7 @@ def train(
         out=Path("runs"),
         measured=Path("measured"),
         device=device,
+        gpus=gpus,
         fresh=fresh,
         workers=workers,
     )
@@ -167,6 +159,7 @@ def evaluate(
     variant: VARIANT = "default",
     params: PARAMS = DEFAULT,
     device: DEVICE = "auto",
+    gpus: GPUS = 1,
 ) -> None:
     """Score every seed of a method: modality subsets, missing rates, classes, clients."""
     from mmfl.steps import evaluate as step
@@ -182,6 +175,7 @@ def evaluate(
         trained=_existing(Path("runs"), "train"),
         out=Path("scores"),
         device=device,
+        gpus=gpus,
     )
 
 
@@ -258,6 +252,50 @@ def check(
 def schema(out: Path = Path("workflow/schemas/params.json")) -> None:
     """Export the JSON schema of the parameter file."""
     write_json(out, Params.model_json_schema())
+
+
+def _download(params: Params, archive: str, out: Path, parallel: int = 4) -> None:
+    """The download step."""
+    from mmfl.params.archives import SIMULATED
+    from mmfl.steps import download as step
+    from mmfl.steps.simulate import manifest_path
+
+    local = params.folders.get(archive) or params.download.local.get(archive)
+    published = Path("data/manifests", f"{archive}.yaml")
+    step.run(
+        archive,
+        manifest=manifest_path(params, archive) if archive in SIMULATED else published,
+        local=Path(local).expanduser() if local else None,
+        store=_cache("download"),
+        out=out,
+        parallel=parallel,
+        imagery=params.imagery,
+    )
+
+
+def _root(params: Params, archive: str, raw: Path) -> Path:
+    """Where the archive lies; fetched again where a pull brought only the tables of `download`.
+
+    Raises:
+        UserError: what comes now is not what the tables describe.
+    """
+    from mmfl.params.archives import SIMULATED
+    from mmfl.steps.simulate import run
+
+    root = Path(read_json(raw / "root.json", "download")["root"])
+    if root.is_file() or (root.is_dir() and all(item.exists() for item in root.iterdir())):
+        return root
+    log.info("%s: not here, as after a pull; fetching the archive again", root)
+    if archive in SIMULATED:
+        run(params, archive)
+    with tempfile.TemporaryDirectory() as folder:
+        _download(params, archive, Path(folder))
+        for name in ("root.json", "files.csv", "scenes.csv"):
+            if Path(folder, name).read_bytes() != (raw / name).read_bytes():
+                raise UserError(
+                    f"{raw / name}: found another archive than it describes; run download again"
+                )
+    return root
 
 
 def _manifest(params: Params, archive: str) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mmfl.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -31,6 +35,25 @@ def atomic(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Hold the lock file `path`, which the kernel releases however the process ends.
+
+    Another holder is waited for; `doing` says in the log what it does. Where the file system has no
+    locks, goes on without.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("%s: waiting for another process that %s", path.parent, doing)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            log.warning("%s: no locks here (%s); start nothing twice", path.parent, error.strerror)
+        yield
 
 
 def write_text(path: Path | str, text: str) -> None:

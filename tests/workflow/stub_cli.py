@@ -6,7 +6,7 @@ from pathlib import Path
 from mmfl.params import clients_name, load, step_values
 from mmfl.workflow import outputs
 
-FLAGS = ("--params", "--archive", "--method", "--variant", "--workers")
+FLAGS = ("--params", "--archive", "--method", "--variant", "--workers", "--gpus")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -31,6 +32,9 @@ class Recorder:
 
     def materialise(self, out: Path) -> None: ...
 
+    def alone(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
 
 @pytest.fixture
 def sync() -> ModuleType:
@@ -56,6 +60,7 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("content")
+    (tmp_path / "raw").mkdir()
     (tmp_path / f"data/raw/{ARCHIVE}/root.json").write_text('{"root": "raw"}')
     return tmp_path
 

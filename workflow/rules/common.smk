@@ -7,7 +7,7 @@ from pathlib import Path
 SOURCE = Path(workflow.basedir, "src")
 sys.path.insert(0, str(SOURCE))
 
-from mmfl import code
+from mmfl import code, running
 from mmfl.errors import UserError
 from mmfl.params.description import read_description
 from mmfl.params import SIMULATED, clients_name, load, step_values, trials
@@ -52,7 +52,10 @@ prepend("PATH", Path(sys.executable).parent)
 
 PARAMS_FILE = parameter_file()
 PARAMS = checked(PARAMS_FILE)
-os.environ.update(MMFL_PARAMS=PARAMS_FILE)
+RUN = Path(workflow.basedir, "workflow/scripts/run.sh")
+os.environ.update(MMFL_PARAMS=PARAMS_FILE, MMFL_RUN=str(RUN))
+if workflow.is_main_process and (notice := running.enter()):
+    print(f"mmfl: {notice}", file=sys.stderr, flush=True)
 READY = "data/raw/{archive}/.ready"  # a simulated archive is in the cache
 CPU = "../envs/cpu.yaml"
 TRAINING = (

@@ -22,8 +22,8 @@ rule simulate:
     message:
         "Draw {wildcards.archive}"
     shell:
-        'python -m mmfl.cli simulate --params "$MMFL_PARAMS"'
-        " --archive {wildcards.archive} > {log} 2>&1"
+        '"$MMFL_RUN" {log} simulate --params "$MMFL_PARAMS"'
+        " --archive {wildcards.archive}"
 
 
 rule download:
@@ -48,5 +48,5 @@ rule download:
     message:
         "Download and verify {wildcards.archive}"
     shell:
-        'python -m mmfl.cli download --params "$MMFL_PARAMS"'
-        " --archive {wildcards.archive} > {log} 2>&1"
+        '"$MMFL_RUN" {log} download --params "$MMFL_PARAMS"'
+        " --archive {wildcards.archive}"

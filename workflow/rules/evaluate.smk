@@ -24,6 +24,6 @@ rule evaluate:
     message:
         "Evaluate {wildcards.method} ({wildcards.variant}) on {wildcards.archive}"
     shell:
-        'python -m mmfl.cli evaluate --params "$MMFL_PARAMS"'
+        '"$MMFL_RUN" {log} evaluate --params "$MMFL_PARAMS"'
         " --archive {wildcards.archive} --method {wildcards.method}"
-        " --variant {wildcards.variant} > {log} 2>&1"
+        " --variant {wildcards.variant}"

@@ -22,5 +22,5 @@ rule partition:
     message:
         "Partition {wildcards.archive} into {wildcards.clients}"
     shell:
-        'python -m mmfl.cli partition --params "$MMFL_PARAMS"'
-        " --archive {wildcards.archive} > {log} 2>&1"
+        '"$MMFL_RUN" {log} partition --params "$MMFL_PARAMS"'
+        " --archive {wildcards.archive}"

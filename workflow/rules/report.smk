@@ -23,8 +23,8 @@ rule report:
     message:
         "Report {wildcards.archive} ({wildcards.clients})"
     shell:
-        'python -m mmfl.cli report --params "$MMFL_PARAMS"'
-        " --archive {wildcards.archive} > {log} 2>&1"
+        '"$MMFL_RUN" {log} report --params "$MMFL_PARAMS"'
+        " --archive {wildcards.archive}"
 
 
 rule page:
@@ -52,5 +52,5 @@ rule page:
     message:
         "Write the page of {wildcards.archive}"
     shell:
-        'python -m mmfl.cli page --params "$MMFL_PARAMS"'
-        " --archive {wildcards.archive} > {log} 2>&1"
+        '"$MMFL_RUN" {log} page --params "$MMFL_PARAMS"'
+        " --archive {wildcards.archive}"

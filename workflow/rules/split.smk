@@ -22,5 +22,5 @@ rule split:
     message:
         "Encode {wildcards.archive}"
     shell:
-        'python -m mmfl.cli split --params "$MMFL_PARAMS"'
-        " --archive {wildcards.archive} --workers {threads} > {log} 2>&1"
+        '"$MMFL_RUN" {log} split --params "$MMFL_PARAMS"'
+        " --archive {wildcards.archive} --workers {threads}"

@@ -1,6 +1,7 @@
 """Train all seeds of a method; each thread is a worker process of one thread, and the bits the same.
 
-`--set-threads train=4` trains four clients at a time.
+`--set-threads train=4` trains four clients at a time, `--set-resources train:gpu=2` on two GPUs. A
+machine without GPUs ignores `gpu`; on one with several, a job takes those that no other job has.
 """
 
 
@@ -20,15 +21,16 @@ rule train:
     resources:
         mem_mb=memory(2000),
         runtime=minutes(240),
+        gpu=1,
     params:
         values=values_of("train"),
         code=code.digest("train"),
     message:
         "Train {wildcards.method} ({wildcards.variant}) on {wildcards.archive}"
     shell:
-        'python -m mmfl.cli train --params "$MMFL_PARAMS"'
+        '"$MMFL_RUN" {log} train --params "$MMFL_PARAMS"'
         " --archive {wildcards.archive} --method {wildcards.method}"
-        " --variant {wildcards.variant} --workers {threads} > {log} 2>&1"
+        " --variant {wildcards.variant} --workers {threads} --gpus {resources.gpu}"
 
 
 rule tune:
@@ -52,5 +54,5 @@ rule tune:
     message:
         "Choose hyper-parameters on the validation split of {wildcards.archive}"
     shell:
-        'python -m mmfl.cli tune --params "$MMFL_PARAMS"'
-        " --archive {wildcards.archive} > {log} 2>&1"
+        '"$MMFL_RUN" {log} tune --params "$MMFL_PARAMS"'
+        " --archive {wildcards.archive}"

@@ -121,17 +121,3 @@ def tensor_infos(network: Network) -> list[TensorInfo]:
         )
     assert {info.key for info in infos} == set(network.state_dict())
     return infos
-
-
-def choose_devices(name: str) -> list[torch.device]:
-    """`auto` takes every CUDA device that is visible, else the processor.
-
-    Raises:
-        UserError: the name is unknown, or cuda was asked for and is not there.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device: found {name}, expected auto, cpu or cuda")
-    count = torch.cuda.device_count() if name != "cpu" and torch.cuda.is_available() else 0
-    if name == "cuda" and not count:
-        raise UserError("--device: found no CUDA device, expected one for cuda; use --device cpu")
-    return [torch.device("cuda", place) for place in range(count)] or [torch.device("cpu")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -16,7 +15,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_us
 
 from mmfl.errors import UserError
 from mmfl.fetch.transfer import CHUNK, Passing, Source, tag_file, transfer
-from mmfl.files import digest, write_json
+from mmfl.files import digest, locked, write_json
 
 ATTEMPTS = 5  # in a row that bring nothing new
 LONGEST_PAUSE = 60.0  # seconds between two attempts
@@ -95,15 +94,9 @@ def _record(target: Path) -> Path:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the kernel releases however the process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("%s: waiting for another process that fetches this file", folder)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in folder.glob(".*.tmp"):  # by a process that was killed
+    """Hold the folder's lock; what a killed process left half-written in it is removed."""
+    with locked(folder / ".lock", "fetches this file"):
+        for left in folder.glob(".*.tmp"):
             left.unlink()
         yield
 

@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
@@ -32,6 +29,7 @@ from mmfl.archives import Archive, Fault, Modality
 from mmfl.archives.base import MASK, MASK_COLUMNS, pixels_only
 from mmfl.errors import DamagedFile
 from mmfl.files import atomic, file_sha256, write_json
+from mmfl.processes import pool
 
 CHUNK, CHUNK_BYTES = 32, 6 << 20  # patches that a worker holds at a time, at most
 SHARD_BYTES = 1 << 30
@@ -299,20 +297,12 @@ def write_chunk(
 
 @contextmanager
 def _pool(workers: int) -> Iterator[Map]:
-    """`map` over processes, results in order; the plain `map` for one worker.
-
-    An error ends the running calls and cancels those that wait.
-    """
+    """`map` over processes, results in order; the plain `map` for one worker."""
     if workers <= 1:
         yield map
         return
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            yield pool.map
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with pool(workers) as processes:
+        yield processes.map
 
 
 def write_index(

@@ -18,7 +18,8 @@ from mmfl.evaluation.protocol import COLUMNS, client_rows, own_rows, union_rows
 from mmfl.federation import checkpoint
 from mmfl.federation.bench import build_bench
 from mmfl.federation.data import Data, Normaliser, Statistics
-from mmfl.federation.setup import build_network, build_strategy, choose_devices
+from mmfl.federation.devices import devices
+from mmfl.federation.setup import build_network, build_strategy
 from mmfl.federation.task import shown_policy
 from mmfl.federation.tiles import TileData, open_data
 from mmfl.files import atomic, read_json
@@ -40,6 +41,7 @@ def run(
     trained: Path,
     out: Path,
     device: str = "auto",
+    gpus: int = 1,
 ) -> None:
     """Score every seed of a method. `trained` and `out` are the folders runs/ and scores/."""
     torch.set_num_threads(1)
@@ -55,7 +57,8 @@ def run(
                 f"{trained / spec.path}: trained on another partition than {manifest}; "
                 "run train again"
             )
-        evaluate_one(spec, own, data, described, trained, out, choose_devices(device)[0])
+        with devices(device, gpus) as chosen:
+            evaluate_one(spec, own, data, described, trained, out, chosen[0])
 
 
 def evaluate_one(

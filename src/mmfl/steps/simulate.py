@@ -36,8 +36,12 @@ def manifest_path(params: Params, archive: str) -> Path:
 def run(params: Params, archive: str, *, fresh: bool = False) -> None:
     """Write the archive where it is not in the cache yet."""
     entry = unit(params, archive)
-    if fresh or not entry.done:
-        entry.discard()  # also what a killed run left
+    if fresh:
+        entry.discard()
+    with entry.alone():
+        if entry.done:
+            return
+        entry.discard()  # what a killed run left
         from mmfl.archives import simulated, simulated_tiles
 
         s = params.simulate

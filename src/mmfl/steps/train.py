@@ -23,8 +23,9 @@ from mmfl.cache import Unit
 from mmfl.clients.manifest import content_hash, read_manifest
 from mmfl.federation import checkpoint
 from mmfl.federation.data import Data, Normaliser, Statistics
+from mmfl.federation.devices import devices
 from mmfl.federation.loop import BEST, Federation, Row, federate
-from mmfl.federation.setup import build_network, build_strategy, choose_devices
+from mmfl.federation.setup import build_network, build_strategy
 from mmfl.federation.task import Classification, Segmentation, Task
 from mmfl.federation.tiles import open_data
 from mmfl.federation.workers import Build, deterministic
@@ -56,14 +57,15 @@ def run(
     out: Path,
     measured: Path,
     device: str = "auto",
+    gpus: int = 1,
     fresh: bool = False,
     workers: int = 1,
 ) -> None:
     """Train every seed of a method, or take finished ones from the cache.
 
     `out` and `measured` are the folders runs/ and measured/; a run's place in them is
-    `RunSpec.path`. With `workers` > 1 the clients of a round run in that many processes; the
-    result is the same to the bit.
+    `RunSpec.path`. With `workers` > 1 the clients of a round run in that many processes, which
+    share `gpus` CUDA devices in turn; on a processor the result is the same to the bit.
     """
     item = find_entry(params, method, variant)
     own = resolve(params, item)
@@ -75,16 +77,17 @@ def run(
         unit = train_unit(params, spec, inputs)
         if fresh:
             unit.discard()
-        if unit.done:
-            log.info("%s: finished before, taken from %s", spec.path, unit.folder)
-        else:
-            if data is None:
-                data = open_data(patches, frame, own.train.bands, own.train.size)
-                data.preload()
-            devices = choose_devices(device)
-            build = functools.partial(rebuild, spec, own, patches, manifest, devices)
-            train_one(spec, own, data, unit, inputs, devices, workers, build)
-        unit.materialise(out / spec.path)
+        with unit.alone():
+            if unit.done:
+                log.info("%s: finished before, taken from %s", spec.path, unit.path)
+            else:
+                if data is None:
+                    data = open_data(patches, frame, own.train.bands, own.train.size)
+                    data.preload()
+                with devices(device, gpus) as used:
+                    build = functools.partial(rebuild, spec, own, patches, manifest, used)
+                    train_one(spec, own, data, unit, inputs, used, workers, build)
+            unit.materialise(out / spec.path)
         _publish_measured(unit, measured / spec.path.with_suffix(".json"))
 
 
@@ -94,13 +97,13 @@ def train_one(
     data: Data,
     unit: Unit,
     inputs: dict[str, str],
-    devices: list[torch.device],
+    chosen: list[torch.device],
     workers: int = 1,
     build: Build | None = None,
 ) -> None:
     """Train one seed in the cache; its work in progress stays beside its results."""
     deterministic()
-    task, strategy, statistics = parts_of(spec, params, data, devices[0])
+    task, strategy, statistics = parts_of(spec, params, data, chosen[0])
     initial = {k: v.detach().cpu().clone() for k, v in task.network.state_dict().items()}
 
     cells = _cells(spec.method, params)
@@ -120,7 +123,7 @@ def train_one(
     fed = Federation(
         task, strategy, params, spec.seed, flops, forward,
         unit.folder / WORK, f"{spec.label} seed {spec.seed}", identity(spec, params, inputs),
-        workers, build if devices[0].type == "cuda" else None,
+        workers, build if chosen[0].type == "cuda" else None,
     )  # fmt: skip
     begun, started = time.perf_counter(), datetime.now(UTC)
     server, rows = federate(fed, initial)
@@ -147,7 +150,7 @@ def train_one(
             "seconds_in_steps": fed.seconds.get("steps", 0.0),
             "workers": workers,
             "peak_memory_mb": max(own, each),
-            "device": ", ".join(map(str, devices)),
+            "device": ", ".join(map(str, chosen)),
             "started": started.isoformat(timespec="seconds"),
         },
     )
@@ -185,13 +188,13 @@ def rebuild(
     params: Params,
     patches: Path,
     manifest: Path,
-    devices: list[torch.device],
+    chosen: list[torch.device],
     place: int,
 ) -> tuple[Task, Strategy]:
     """The task of a worker that could not be forked; workers share the devices in turn."""
     data = open_data(patches, read_manifest(manifest), params.train.bands, params.train.size)
     data.preload()
-    return parts_of(spec, params, data, devices[place % len(devices)])[:2]
+    return parts_of(spec, params, data, chosen[place % len(chosen)])[:2]
 
 
 def identity(spec: RunSpec, params: Params, inputs: dict[str, str]) -> dict[str, Any]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import struct
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +14,7 @@ import numpy as np
 import yaml
 
 from mmfl import files
+from mmfl.processes import pool
 
 BLOCK = tarfile.BLOCKSIZE
 ASCII, SHORT, LONG, DOUBLE = 2, 3, 4, 12  # types of a TIFF's tags
@@ -129,11 +127,10 @@ def in_order(work: Callable[[In], Out], parts: Sequence[In], workers: int | None
     if workers == 1:
         yield from map(work, parts)
         return
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with pool(workers) as processes:
         window = 4 * workers  # parts that may wait for the writer
         for i in range(0, len(parts), window):
-            yield from pool.map(work, parts[i : i + window])
+            yield from processes.map(work, parts[i : i + window])
 
 
 def write_manifest(out: Path, archive: str, names: Sequence[str]) -> Path:
