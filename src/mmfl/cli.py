@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import tempfile
@@ -25,6 +26,9 @@ GPUS = Annotated[int, typer.Option(min=0, help="CUDA devices, where there are an
 FRESH = Annotated[bool, typer.Option("--fresh", help="recompute what is in the cache")]
 
 DEFAULT = Path("params.yaml")
+ROOM = "; free room there, or let MMFL_CACHE name a folder on another disk"
+RIGHT = "; expected one that may be written, MMFL_CACHE may name another"
+REMEDIES = {errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.EROFS: RIGHT, errno.EACCES: RIGHT}
 log = logging.getLogger(__name__)
 
 
@@ -327,7 +331,8 @@ def main() -> None:
     except OSError as error:  # a full disk, a read-only folder
         if error.filename is None and error.errno is None:
             raise
-        print(f"mmfl: {error.filename or 'disk'}: {error.strerror}", file=sys.stderr)
+        remedy = REMEDIES.get(error.errno or 0, "")
+        print(f"mmfl: {error.filename or 'a disk'}: {error.strerror}{remedy}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -22,8 +22,8 @@ _held: list[int] = []  # to the end of the process
 def enter(folder: Path = Path(".snakemake")) -> str:
     """Register this process; what to tell the user, if anything.
 
-    Where no other process runs here, locks that Snakemake left are removed. Otherwise they stay, and
-    Snakemake stops if both would write the same files.
+    Where no other process runs here, locks that Snakemake left are removed. Otherwise they stay,
+    and Snakemake stops if both would write the same files.
     """
     try:
         folder.mkdir(exist_ok=True)

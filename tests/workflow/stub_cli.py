@@ -1,6 +1,9 @@
 """Stands for `mmfl` in tests of the workflow: writes each file that a step declares, at once."""
 
 import argparse
+import os
+import sys
+import time
 from pathlib import Path
 
 from mmfl.params import clients_name, load, step_values
@@ -19,6 +22,7 @@ def main() -> None:
     with Path("calls.txt").open("a", encoding="utf-8") as calls:
         calls.write(f"{given.step} {given.archive} {given.method} {given.params}\n")
     if given.step == "simulate":
+        time.sleep(float(os.environ.get("STUB_SECONDS", 0)))
         return
     params = load(given.params)
     if given.step == "page":
@@ -37,6 +41,17 @@ def main() -> None:
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{path} {values}", encoding="utf-8")
+        if os.environ.get("STUB_FAILS") == given.step:
+            fail(given.step)
+
+
+def fail(step: str) -> None:
+    """End badly, with one output written."""
+    print(*(f"line {number} of {step}" for number in range(30)), sep="\n")
+    print(f"the last line of {step}", flush=True)
+    if number := os.environ.get("STUB_SIGNAL"):
+        os.kill(os.getpid(), int(number))
+    sys.exit(3)
 
 
 if __name__ == "__main__":

@@ -62,12 +62,22 @@ def _digest(tensors: dict[str, Tensor], meta: str) -> str:
 
 
 def save(path: Path, server: Server, meta: dict[str, Any]) -> None:
-    """Write atomically. `meta` is JSON; the round is kept beside it."""
+    """Write atomically. `meta` is JSON; the round is kept beside it.
+
+    Raises:
+        UserError: it could not be written.
+    """
     tensors = flatten(server)
     text = json.dumps(meta | {"round": server.round}, sort_keys=True)
     header = json.dumps({"meta": text, "sha256": _digest(tensors, text)})
     with atomic(path) as temporary:  # one entry: safetensors writes several in any order
-        save_file(tensors, temporary, {"mmfl": header})
+        try:
+            save_file(tensors, temporary, {"mmfl": header})
+        except SafetensorError as error:  # a full disk comes as text
+            raise UserError(
+                f"{path}: not written ({error}); free room on its disk, then run train again: it "
+                "goes on from the round before"
+            ) from None
 
 
 def read(path: Path) -> tuple[Server, dict[str, Any]]:
