@@ -15,11 +15,12 @@ import socket
 from datetime import datetime
 from pathlib import Path
 
+FOLDER = Path(".snakemake")
 NAME = "running"  # beside Snakemake's own files
 _held: list[int] = []  # to the end of the process
 
 
-def enter(folder: Path = Path(".snakemake")) -> str:
+def enter(folder: Path = FOLDER) -> str:
     """Register this process; what to tell the user, if anything.
 
     Where no other process runs here, locks that Snakemake left are removed. Otherwise they stay,
@@ -34,10 +35,9 @@ def enter(folder: Path = Path(".snakemake")) -> str:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        others = (folder / NAME).read_text(encoding="utf-8").splitlines()
+        others = _others(folder)
         _register(handle)
-        who = " and ".join(others) or "another process"
-        return f"this copy is in use by {who}; wait for it, or work in a clone of your own"
+        return others
     except OSError:  # a file system without locks
         return ""
     stale = any((folder / "locks").glob("*.lock"))
@@ -46,6 +46,26 @@ def enter(folder: Path = Path(".snakemake")) -> str:
         os.ftruncate(handle, 0)
     _register(handle)
     return "a run that was killed left locks, removed: no other process runs here" if stale else ""
+
+
+def busy(folder: Path = FOLDER) -> str:
+    """Who runs here now, as a message; empty if nobody does."""
+    try:
+        with (folder / NAME).open(encoding="utf-8") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _others(folder)
+    except OSError:
+        pass
+    return ""
+
+
+def _others(folder: Path) -> str:
+    who = " and ".join((folder / NAME).read_text(encoding="utf-8").splitlines())
+    return (
+        f"this copy is in use by {who or 'another process'}; wait for it, or work in a clone of "
+        "your own"
+    )
 
 
 def _open(path: Path) -> int:

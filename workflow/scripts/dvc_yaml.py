@@ -32,6 +32,12 @@ PLACE = f"${{key}}/{CLIENTS}"
 SHARED = ("seeds", "size", "bands", "normalisation", "statistics")  # train.*, used by evaluate
 
 
+def persistent(out: str | dict[str, dict]) -> dict[str, dict]:
+    """DVC leaves it in place; stage.py removes what is outdated."""
+    path, more = next(iter(out.items())) if isinstance(out, dict) else (out, {})
+    return {path: {**more, "persist": True}}
+
+
 def stage(step: str, deps: list[str], params: list[str], outs: list[Any], **more: Any) -> dict:
     """One stage, repeated for each archive in params.yaml."""
     steps = ["simulate", step] if step == "download" else [step]
@@ -40,7 +46,7 @@ def stage(step: str, deps: list[str], params: list[str], outs: list[Any], **more
         "cmd": f"python workflow/scripts/stage.py {step} ${{key}}",
         "deps": [*deps, *modules],
         "params": params,
-        "outs": outs,
+        "outs": [persistent(out) for out in outs],
         **more,
     }
     return {"foreach": "${archives}", "do": body}
@@ -86,7 +92,7 @@ def stages() -> dict[str, dict]:
             [f"runs/{PLACE}", f"scores/{PLACE}"],
             ["report", "train.methods", "train.seeds", OWN],
             [{f"{results}/tables": {"cache": False}}, f"{results}/figures"],
-            metrics=[{f"{results}/metrics.json": {"cache": False}}],
+            metrics=[persistent({f"{results}/metrics.json": {"cache": False}})],
         ),
     }
 

@@ -3,10 +3,11 @@
     python workflow/scripts/stage.py <step> <archive>
     python workflow/scripts/stage.py page all           # no DVC stage: pages are not versioned
 
-DVC decided that the stage must run. Snakemake then may use the rules of this step only, so a
-missing input is an error and never a silent rebuild of another stage's outputs; file times do not
-count, as DVC writes files in any order. Cores: MMFL_CORES, else all. SNAKEMAKE_PROFILE sends the
-jobs to a cluster. MMFL_PARAMS names another parameter file than params.yaml (not for DVC).
+DVC decided that the stage must run. Outputs that are outdated go (`mmfl.made`), and Snakemake makes
+what is missing. It may use the rules of this step only, so a missing input is an error and never a
+silent rebuild of another stage's outputs; file times do not count, as DVC writes files in any
+order. Cores: MMFL_CORES, else all. SNAKEMAKE_PROFILE sends the jobs to a cluster. MMFL_PARAMS names
+another parameter file than params.yaml (not for DVC).
 """
 
 from __future__ import annotations
@@ -19,18 +20,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
+from mmfl import made, running  # noqa: E402
 from mmfl.errors import UserError  # noqa: E402
-from mmfl.params import load  # noqa: E402
+from mmfl.params import Params, load  # noqa: E402
 from mmfl.workflow import every  # noqa: E402
 
 HELPERS = {"download": ["simulate"]}
 TRIGGERS = ["params", "code", "input", "software-env"]
 
 
-def command(step: str, archive: str) -> list[str]:
+def command(step: str, archive: str, path: str, params: Params) -> list[str]:
     """The Snakemake command line of a stage."""
-    path = os.environ.get("MMFL_PARAMS", "params.yaml")
-    params = load(path)
     if step == "page":
         targets = [f"page/{name}.html" for name in params.archives]
     else:
@@ -49,12 +49,23 @@ def main() -> int:
     if len(sys.argv) != 3:
         print("usage: python workflow/scripts/stage.py <step> <archive>", file=sys.stderr)
         return 2
+    step, archive = sys.argv[1:]
+    path = os.environ.get("MMFL_PARAMS", "params.yaml")
     try:
-        line = command(*sys.argv[1:])
+        params = load(path)
+        line = command(step, archive, path, params)
     except (UserError, ValueError) as error:
         print(f"mmfl: {error}", file=sys.stderr)
         return 2
-    return subprocess.run(line, check=False).returncode
+    if step not in made.STAGES:
+        return subprocess.run(line, check=False).returncode
+    if who := running.busy():
+        print(f"mmfl: {who}", file=sys.stderr)
+        return 1
+    made.prune(step, params, archive)
+    status = subprocess.run(line, check=False).returncode  # a job that fails leaves no output
+    made.record(step, params, archive)
+    return status
 
 
 if __name__ == "__main__":

@@ -6,19 +6,23 @@
 2. runs and shards go back into `.cache` under their keys, so that a later run builds on them;
 3. `snakemake --touch`: DVC writes files in any order, so their times say nothing;
 4. the pages, which are not versioned, are written anew.
+
+All this for outputs that `dvc status` calls up to date: others are left for `dvc repro`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
-from mmfl import files  # noqa: E402
+from mmfl import files, made, running  # noqa: E402
 from mmfl.errors import UserError  # noqa: E402
 from mmfl.params import Params, clients_name, load, runs  # noqa: E402
 from mmfl.units import split_unit, train_unit  # noqa: E402
@@ -78,23 +82,57 @@ def main() -> int:
         return 2
 
 
+def clean_steps(params: Params) -> dict[str, list[str]]:
+    """Archive -> its steps up to the first whose outputs are not those of this code and parameters.
+
+    Raises:
+        UserError: DVC cannot say.
+    """
+    dvc = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(dvc, capture_output=True, text=True, check=False)
+    found = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not found:
+        raise UserError(f"dvc status: failed ({done.stderr.strip()[-300:]}); correct that first")
+    changed = json.loads(found[-1])
+    return {
+        archive: list(takewhile(lambda step: f"{step}@{archive}" not in changed, made.STAGES))  # noqa: B023
+        for archive in params.archives
+    }
+
+
 def sync(params: Params) -> int:
-    """The three parts; the exit status of the first that fails."""
+    """All parts; the exit status of the first that fails."""
+    if who := running.busy():
+        raise UserError(who)
     status = fetch()
     if status:
         return status
-    for archive in params.archives:
+    targets: list[str] = []
+    clean = clean_steps(params)
+    for archive, steps in clean.items():
         own = params.of(archive)
-        shards, trained = restore_split(own, archive), restore_runs(own, archive)
+        shards = "split" in steps and restore_split(own, archive)
+        trained = restore_runs(own, archive) if "train" in steps else 0
         also = " and the shards" if shards else ""
         print(f"{archive}: {trained} runs{also} put back in the cache")
-    targets = [path for archive in params.archives for path in every("report", params, archive)]
-    touch = [sys.executable, "-m", "snakemake", "--touch", "--forceall"]
-    touch += ["--cores", "1", "--quiet", "all"]
+        if steps != list(made.STAGES):
+            late = made.STAGES[len(steps)]
+            print(f"{archive}: from {late} on, outputs are of other code or parameters: dvc repro")
+        targets += [path for step in steps for path in every(step, params, archive)]
     environment = {k: v for k, v in os.environ.items() if k != "SNAKEMAKE_PROFILE"}
-    status = subprocess.run([*touch, "--", *targets], env=environment, check=False).returncode
+    for archive in clean:
+        made.forget(archive)  # the times of files that are gone
+    if targets:
+        touch = [sys.executable, "-m", "snakemake", "--touch", "--forceall", "--cores", "1"]
+        line = [*touch, "--quiet", "all", "--", *targets]
+        status = subprocess.run(line, env=environment, check=False).returncode
+    for archive, steps in clean.items():
+        for step in steps:
+            made.record(step, params, archive)
+    if status or any(steps != list(made.STAGES) for steps in clean.values()):
+        return status
     page = [sys.executable, str(ROOT / "workflow/scripts/stage.py"), "page", "all"]
-    return status or subprocess.run(page, env=environment, check=False).returncode
+    return subprocess.run(page, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":
