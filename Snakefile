@@ -15,6 +15,12 @@ include: "workflow/rules/common.smk"
 configfile: PARAMS_FILE
 
 
+container: IMAGE
+
+
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/download.smk"
 include: "workflow/rules/split.smk"
 include: "workflow/rules/partition.smk"

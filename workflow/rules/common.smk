@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from snakemake.settings.types import DeploymentMethod
+
 SOURCE = Path(workflow.basedir, "src")
 sys.path.insert(0, str(SOURCE))
 
@@ -38,6 +40,23 @@ def checked(path):
         stop(error)
 
 
+def environment():
+    """Which environment trains and evaluates under `--use-conda`."""
+    name = os.environ.get("MMFL_ENV", "cpu")
+    if name not in ("cpu", "cuda"):
+        stop(f"MMFL_ENV: found {name}, expected cpu or cuda")
+    return name
+
+
+def image():
+    """The image of every rule under `--sdm apptainer`."""
+    name = os.environ.get("MMFL_CONTAINER")
+    methods = workflow.deployment_settings.deployment_method
+    if DeploymentMethod.APPTAINER in methods and not name:
+        stop("--sdm apptainer: no image; set MMFL_CONTAINER to a .sif file or an image")
+    return name
+
+
 def prepend(variable, folder):
     """Put a folder first in a search path that every rule inherits."""
     rest = [item for item in os.environ.get(variable, "").split(os.pathsep) if item]
@@ -46,9 +65,15 @@ def prepend(variable, folder):
 
 
 # The project's package and the interpreter that runs Snakemake reach every rule. In a conda
-# environment its own interpreter comes first, and PYTHONPATH still adds the package.
+# environment or a container its own interpreter comes first, and run.sh adds the package.
 prepend("PYTHONPATH", SOURCE)
 prepend("PATH", Path(sys.executable).parent)
+
+# conda puts an environment where the active one is on the PATH, here behind that interpreter; where
+# none is active, in front.
+if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+    os.environ.pop("CONDA_SHLVL", None)
+    os.environ.pop("CONDA_PREFIX", None)
 
 PARAMS_FILE = parameter_file()
 PARAMS = checked(PARAMS_FILE)
@@ -58,9 +83,8 @@ if workflow.is_main_process and (notice := running.enter()):
     print(f"mmfl: {notice}", file=sys.stderr, flush=True)
 READY = "data/raw/{archive}/.ready"  # a simulated archive is in the cache
 CPU = "../envs/cpu.yaml"
-TRAINING = (
-    f"../envs/{os.environ.get('MMFL_ENV', 'cpu')}.yaml"  # MMFL_ENV=cuda: with GPUs
-)
+TRAINING = f"../envs/{environment()}.yaml"  # MMFL_ENV=cuda: with GPUs
+IMAGE = image()
 
 
 def values_of(step):
@@ -140,7 +164,11 @@ def described(path):
         return path
     caption = f"../report/{kind}.rst"
     return report(
-        path, caption=caption, category=kind.capitalize(), labels={"name": stem}
+        path,
+        caption=caption,
+        category=kind.capitalize(),
+        subcategory="{archive}",
+        labels={"name": stem},
     )
 
 

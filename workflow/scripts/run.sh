@@ -4,6 +4,9 @@
 set -u
 log=$1
 shift
+# The project's own package. Snakemake clears PYTHONPATH for a conda environment, so it is set here.
+source=$(cd "$(dirname "$0")/../../src" && pwd) || exit
+export PYTHONPATH="$source${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$(dirname "$log")"
 python -m mmfl.cli "$@" > "$log" 2>&1
 status=$?
