@@ -3,7 +3,7 @@
 #   docker build -t mmfl .
 #   docker run --rm -u "$(id -u):$(id -g)" -v "$PWD:/project" mmfl snakemake --cores 4
 #
-# With CUDA: --build-arg TORCH_INDEX= (docs/environments.md).
+# Without CUDA, several GB smaller: --build-arg TORCH_INDEX=... (docs/environments.md).
 FROM python:3.11-slim-bookworm
 
 # rasterio's wheel takes this library from the system.
@@ -11,7 +11,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends libexpat1 \
     && rm -rf /var/lib/apt/lists/*
 
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
 COPY requirements.lock /tmp/
 RUN python -m pip install --no-cache-dir --root-user-action=ignore \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r /tmp/requirements.lock

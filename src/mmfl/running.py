@@ -81,7 +81,11 @@ def _open(path: Path) -> int:
 def _register(handle: int) -> None:
     """Share the lock from now on, and say who has it."""
     now = datetime.now().astimezone().isoformat(" ", "minutes")
-    line = f"{getpass.getuser()} (process {os.getpid()} on {socket.gethostname()}, since {now})\n"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # in a container that does not know the user
+        user = str(os.getuid())
+    line = f"{user} (process {os.getpid()} on {socket.gethostname()}, since {now})\n"
     fcntl.flock(handle, fcntl.LOCK_SH)
     with contextlib.suppress(OSError):
         os.write(handle, line.encode())
