@@ -6,8 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-from mmfl.params import clients_name, load, step_values
-from mmfl.workflow import outputs
+from mmfl import files
+from mmfl.params import clients_name, find_entry, load, step_values
+from mmfl.workflow import every, files_of, outputs
 
 FLAGS = ("--params", "--archive", "--method", "--variant", "--workers", "--gpus")
 
@@ -24,12 +25,22 @@ def main() -> None:
     if given.step == "simulate":
         time.sleep(float(os.environ.get("STUB_SECONDS", 0)))
         return
-    params = load(given.params)
+    params = load(given.params).of(given.archive)
     if given.step == "page":
         paths, step = ["page/{archive}.html"], "report"
     else:
         paths, step = outputs(given.step, params), given.step
     values = step_values(params, step, given.archive, given.method, given.variant or "default")
+    read = {
+        "split": lambda: every("download", params, given.archive),
+        "partition": lambda: every("split", params, given.archive),
+        "train": lambda: every("partition", params, given.archive),
+        "evaluate": lambda: files_of(
+            "train", params, given.archive, [find_entry(params, given.method, given.variant)]
+        ),
+        "report": lambda: every("evaluate", params, given.archive),
+    }.get(step, list)()
+    values = [values, files.digest([files.file_sha256(path) for path in read])]
     for template in paths:
         path = Path(
             template.format(

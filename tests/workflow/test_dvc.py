@@ -102,33 +102,87 @@ def test_params_cover_every_value_of_the_step(stages: dict) -> None:
     assert sections <= set(stages["train"]["params"])
 
 
+class Repeated:
+    """A project under git and DVC in which everything is up to date, step by step edited."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+        for command in (["init", "-q"], ["add", "-A"]):
+            subprocess.run(["git", *command], cwd=project.folder, check=True)
+
+    def ran(self) -> set[str]:
+        """Run `dvc repro` and the pages; the jobs that ran, as `step archive method`."""
+        calls = self.project.folder / "calls.txt"
+        before = len(calls.read_text().splitlines()) if calls.exists() else 0
+        done = self.project.run("dvc", "repro", **self.path)
+        assert done.returncode == 0, done.stdout
+        jobs = [" ".join(line.split()[:3]) for line in calls.read_text().splitlines()[before:]]
+        assert len(jobs) == len(set(jobs)), "no job runs twice"
+        page = [sys.executable, "workflow/scripts/stage.py", "page", "all"]
+        subprocess.run(page, cwd=self.project.folder, check=True, capture_output=True)
+        assert "up to date" in self.project.run("dvc", "status", **self.path).stdout
+        assert self.project.wanted() == {}, "Snakemake agrees"
+        return {job.removesuffix(" None") for job in jobs}
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_repro_then_nothing_then_only_what_changed(fresh: Project, tmp_path: Path) -> None:
     project = fresh.copy(tmp_path / "dvc")
-    for command in (["init", "-q"], ["add", "-A"]):
-        subprocess.run(["git", *command], cwd=project.folder, check=True)
-    path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
-    done = project.run("dvc", "repro", **path)
-    assert done.returncode == 0, done.stdout
-    first = project.calls()
-    assert [first.count(step) for step in STEPS] == [1, 1, 1, 2, 2, 1]
-
-    assert "up to date" in project.run("dvc", "status", **path).stdout
-    assert project.wanted() == {"page": 1}, "pages are not versioned; nothing else is left to do"
-    page = [sys.executable, "workflow/scripts/stage.py", "page", "all"]
-    subprocess.run(page, cwd=project.folder, check=True, capture_output=True)
-    assert project.wanted() == {}
-
-    project.edit(evaluate__rates=[0, 100])
-    assert set(project.wanted()) == {"evaluate", "report", "page"}
-    assert set(project.changed()) == {f"evaluate@{ARCHIVE}"}, "report follows from its scores"
-    module = project.folder / "src/mmfl/federation/loop.py"
-    module.write_text(module.read_text() + "\n# edited\n")
-    assert set(project.wanted()) == {"train", "evaluate", "report", "page"}
-    assert f"train@{ARCHIVE}" in project.changed()
-    assert not {f"{step}@{ARCHIVE}" for step in ("download", "split", "partition")} & set(
-        project.changed()
+    row = {"method": "mf", "label": "slow", "set": {"train.learning_rate": 0.1}}
+    project.edit(
+        archives={"simulated": {}, "simulated-tiles": {"train": {"methods": ["mf"]}}},
+        train__methods=["mf", row, "mf+fw"],
     )
+    repeated = Repeated(project)
+    tiles = {f"{step} simulated-tiles" for step in ("simulate", "download", "split", "partition")}
+    tiles |= {"train simulated-tiles mf", "evaluate simulated-tiles mf", "report simulated-tiles"}
+    first = project.run("dvc", "repro", **repeated.path)
+    assert first.returncode == 0, first.stdout
+    calls = project.calls()
+    assert [calls.count(step) for step in STEPS] == [2, 2, 2, 4, 4, 2]
+
+    (project.folder / "tests").mkdir()
+    (project.folder / "tests/test_new.py").write_text("")
+    (project.folder / "README.md").write_text("text")
+    assert repeated.ran() == set(), "tests and docs, and a second time"
+
+    row["set"] = {"train.learning_rate": 0.05}
+    own = {"train": {"methods": ["mf"], "learning_rate": 0.2}}
+    project.edit(
+        train__methods=["mf", row, "mf+fw"], archives={"simulated": {}, "simulated-tiles": own}
+    )
+    one = {"train simulated mf", "evaluate simulated mf", "report simulated"}
+    assert repeated.ran() == one | {job for job in tiles if job.startswith(("tr", "ev", "re"))}
+    slow = list((project.folder / "runs/simulated").glob("*/mf/*"))
+    assert len(slow) == 2, "the run of the old learning rate is gone"
+
+    project.edit(simulate__tiles=50)
+    assert repeated.ran() == tiles, "a parameter of a generator: all of that archive"
+
+    module = project.folder / "src/mmfl/reporting/tables.py"
+    module.write_text(module.read_text() + "\n# edited\n")
+    assert repeated.ran() == {"report simulated", "report simulated-tiles"}
+
+
+def test_what_another_parameter_file_wrote_does_not_stay(finished: Project, tmp_path: Path) -> None:
+    """Also where every input is the same: outputs are those of the record, or they go."""
+    project = finished.copy(tmp_path / "other")
+    stage = [sys.executable, "workflow/scripts/stage.py", "evaluate", ARCHIVE]
+    before = len(project.calls())
+    subprocess.run(stage, cwd=project.folder, check=True, capture_output=True)
+    assert len(project.calls()) == before + 2, "without a record nothing is trusted"
+    subprocess.run(stage, cwd=project.folder, check=True, capture_output=True)
+    assert len(project.calls()) == before + 2
+    score = next(project.folder.glob("scores/simulated/*/mf/default/seed-1/scores.csv"))
+    content = score.read_text()
+    score.write_text("of another experiment")
+    stale = score.parents[2] / "0badf00d/seed-1"
+    stale.mkdir(parents=True)
+    subprocess.run(stage, cwd=project.folder, check=True, capture_output=True)
+    assert project.calls()[before + 2 :] == ["evaluate"]
+    assert score.read_text() == content
+    assert not stale.parent.exists()
 
 
 def test_a_stage_never_rebuilds_another_ones_outputs(finished: Project, tmp_path: Path) -> None:
