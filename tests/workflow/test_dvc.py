@@ -67,7 +67,9 @@ def test_six_stages_with_fixed_commands(stages: dict[str, dict]) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_outs_are_what_the_rules_write(step: str, stages: dict, rules: dict) -> None:
-    outs = paths([*stages[step]["outs"], *stages[step].get("metrics", [])])
+    outs = {
+        out for kind in ("outs", "metrics", "plots") for out in paths(stages[step].get(kind, []))
+    }
     written = {path for path in rules[step][1] if not Path(path).name.startswith(".")}
     assert {path for path in written if not within(path, outs)} == set()
     assert {out for out in outs if not any(within(path, {out}) for path in written)} == set()

@@ -91,7 +91,8 @@ def stages() -> dict[str, dict]:
             "report",
             [f"runs/{PLACE}", f"scores/{PLACE}"],
             ["report", "train.methods", "train.seeds", OWN],
-            [{f"{results}/tables": {"cache": False}}, f"{results}/figures"],
+            [{f"{results}/tables": {"cache": False}}],
+            plots=[persistent(f"{results}/figures")],
             metrics=[persistent({f"{results}/metrics.json": {"cache": False}})],
         ),
     }

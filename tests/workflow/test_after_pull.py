@@ -1,4 +1,4 @@
-"""Snakemake's report and the project's page in a clone whose outputs came from a DVC remote."""
+"""A clone whose outputs came from a DVC remote: report, page, and experiments from there on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from stub_project import ROOT, Project, create
@@ -109,3 +110,64 @@ def test_the_page_is_complete(pulled: Project) -> None:
 def test_nothing_is_left_to_do(pulled: Project) -> None:
     assert pulled.wanted() == {}
     assert "up to date" in pulled.run("dvc", "status").stdout
+
+
+def test_an_archive_is_fetched_again_where_it_is_encoded_anew(pulled: Project) -> None:
+    """A pull brings no downloaded bytes."""
+    assert not (pulled.folder / ".cache/download").exists()
+    stage = [sys.executable, "workflow/scripts/stage.py", "split", "simulated"]
+    module = pulled.folder / "src/mmfl/steps/split.py"
+    module.write_text(module.read_text() + "\n# edited\n")
+    store = pulled.folder / "data/patches/simulated/store.json"
+    before = store.read_bytes(), store.stat().st_mtime_ns
+    subprocess.run(stage, cwd=pulled.folder, check=True, capture_output=True)
+    assert "fetching the archive again" in (pulled.folder / "logs/split/simulated.log").read_text()
+    assert (store.read_bytes(), store.stat().st_mtime_ns) == before, "as it was, for Snakemake too"
+    git(pulled.folder, "checkout", "--quiet", "src")
+
+
+def test_what_is_edited_before_sync_is_not_taken_for_done(pulled: Project, tmp_path: Path) -> None:
+    """Else pulled runs would be registered as trained with the edited learning rate."""
+    git(tmp_path, "clone", "--quiet", str(pulled.folder.parent / "origin"), "clone")
+    clone = Project(tmp_path / "clone")
+    clone.edit(train__learning_rate=0.05)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MMFL"))}
+    sync = [sys.executable, "workflow/scripts/sync.py"]
+    done = subprocess.run(
+        sync, cwd=clone.folder, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "from train on, outputs are of other code or parameters: dvc repro" in done.stdout
+    assert not list((clone.folder / ".cache").glob("train/*/.done"))
+    assert {"train", "evaluate", "report"} <= set(clone.wanted())
+    assert not {"download", "split", "partition"} & set(clone.wanted())
+
+
+def test_experiments_are_compared(pulled: Project, tmp_path: Path) -> None:
+    """A sweep as in docs/workflow.md."""
+    git(pulled.folder, "config", "user.name", "test")
+    git(pulled.folder, "config", "user.email", "test@example.org")
+    env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for rate in ("0.1", "0.2"):
+        change = ("-S", f"train.learning_rate={rate}", "-n", f"rate-{rate.replace('.', '-')}")
+        done = pulled.run("dvc", "exp", "run", *change, **env)
+        assert done.returncode == 0, done.stdout
+    shown = tmp_path / "shown.csv"
+    shown.write_text(pulled.run("dvc", "exp", "show", "--only-changed", "--csv").stdout)
+    table = pd.read_csv(shown).set_index("Experiment")
+    assert table.loc["rate-0-1", "train.learning_rate"] == 0.1
+    assert table.loc["rate-0-2", "train.learning_rate"] == 0.2
+    assert table.loc[["rate-0-1", "rate-0-2"], "mf.ap_macro"].nunique() == 2
+    compared = pulled.run("dvc", "metrics", "diff", "rate-0-1", "rate-0-2", "--json").stdout
+    lines = compared.splitlines()
+    scores = json.loads(next(line for line in lines if line.startswith("{")))
+    (file,) = scores
+    value = scores[file]["mf.ap_macro"]
+    assert value["new"] - value["old"] == pytest.approx(value["diff"])
+    assert value["new"] == table.loc["rate-0-2", "mf.ap_macro"]
+    out = tmp_path / "plots"
+    done = pulled.run("dvc", "plots", "diff", "rate-0-1", "rate-0-2", "-o", str(out))
+    assert done.returncode == 0, done.stdout
+    names = [path.name for path in (out / "static").iterdir()]
+    for rate in ("rate-0-1", "rate-0-2"):
+        assert any(name.startswith(rate) and name.endswith("learning.svg") for name in names)
