@@ -1,6 +1,6 @@
 """How far floating point alone moves the tables: the same experiment under other instruction sets.
 
-    python benchmarks/exactness.py --out /tmp/exactness                 # an hour on one core
+    python benchmarks/exactness.py --out /tmp/exactness            # 6 minutes a setting, alone
     python benchmarks/exactness.py --out /tmp/exactness --csv docs/exactness.csv
 
 The default experiment's ablation (mf with and without FW and MIM, all seeds, both archives) runs

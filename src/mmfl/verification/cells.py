@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import median
 
-from mmfl.verification.tolerance import MANY, limit, typical_limit
+from mmfl.verification.tolerance import COUNTS, MANY, limit, typical_limit
 
 SCORE = ("mean", "min", "max", "target")
 ENDS = ("low", "high", "diff_low", "diff_high")
@@ -77,7 +77,7 @@ class Compared:
     @property
     def outside(self) -> list[Cell]:
         """Cells out of their tolerance."""
-        return [cell for cell in self.cells if cell.moved > cell.limit]
+        return [cell for cell in self.cells if cell.moved > cell.limit * (1 + 1e-9)]
 
     @property
     def shifted(self) -> str:
@@ -92,7 +92,7 @@ class Compared:
 
 def _of(kind: str, moved: float, limit: float) -> str:
     """`1.2 of 2.8 points`."""
-    if kind in ("rounds", "seeds"):
+    if kind in COUNTS:
         return f"{moved:.3g} of {limit:.3g}"
     return f"{100 * moved:.3g} of {100 * limit:.3g} points"
 

@@ -241,15 +241,13 @@ class _Archive:
                 return "differs", f"other labels: {name}"
         before = self.tree.remembered(self.stages["split"].outs[path])
         if before is None:
-            if any(name.startswith(f"{MASK}/") for name in found.listed):
-                return "differs", (
-                    "images or masks; which cannot be known without the list of the committed "
-                    f"files, which dvc fetch split@{self.archive} brings from a remote"
-                )
-            return "reported", (
-                "decoded pixels differ; in which store cannot be known without the list of the "
-                f"committed files, which dvc fetch split@{self.archive} brings from a remote"
+            unknown = (
+                "cannot be known without the list of the committed files, which git restore "
+                f"{LOCK} and dvc fetch split@{self.archive} bring from a remote"
             )
+            if any(name.startswith(f"{MASK}/") for name in found.listed):
+                return "differs", f"images or masks; which {unknown}"
+            return "reported", f"decoded pixels differ; in which store {unknown}"
         names = before.keys() | found.listed.keys()
         other = sorted(name for name in names if before.get(name) != found.listed.get(name))
         wrong = [name for name in other if not name.endswith(PIXELS) or name.startswith(f"{MASK}/")]
