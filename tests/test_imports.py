@@ -29,6 +29,7 @@ BELOW = {
     "fetch": set(),
     "reporting": set(),
     "inspection": {"archives", "patches", "clients", "reporting"},
+    "verification": {"reporting", "steps"},  # no step imports it
 }
 PACKAGES = {"federation", "strategies", "evaluation", "clients", "patches", "archives", "models",
             "fetch", "reporting", "inspection"}  # fmt: skip

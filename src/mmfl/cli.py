@@ -302,6 +302,22 @@ def _root(params: Params, archive: str, raw: Path) -> Path:
     return root
 
 
+@app.command()
+def verify(
+    against: Annotated[str, typer.Option(help="revision with dvc.lock and tables")] = "HEAD",
+    exact: Annotated[bool, typer.Option("--exact", help="only equal bits count")] = False,
+) -> None:
+    """Say whether the outputs here are those of the committed lock and tables, and how exactly.
+
+    Exit status 1 if something differs or is missing, 2 if nothing can be compared.
+    """
+    from mmfl.verification.verify import verify as compare
+
+    found = compare(against)
+    typer.echo(found.text(exact))
+    raise typer.Exit(found.status(exact))
+
+
 def _manifest(params: Params, archive: str) -> Path:
     return Path("data/clients", archive, clients_name(params) + ".parquet")
 

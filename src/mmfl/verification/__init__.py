@@ -1,0 +1,1 @@
+"""`mmfl verify`: is a fresh reproduction what was committed? No step imports this package."""
