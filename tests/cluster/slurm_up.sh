@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # A real one-node SLURM on loopback with pretend GPUs, as root and without systemd; for tests.
 #   slurm_up.sh FOLDER      FOLDER gets configuration, state, logs and pid files
-#   GPUS=4 CPUS=4           what the node says that it has
+#   GPUS=3 CPUS=8 MEM=64000    what the node says that it has
 # install.sh has the packages. slurm_down.sh FOLDER stops it and removes what it put elsewhere.
 set -euo pipefail
 LAB=$(realpath -m "$1")
-GPUS=${GPUS:-4}
-CPUS=${CPUS:-4}
+GPUS=${GPUS:-3}
+CPUS=${CPUS:-8}
 HOST=$(hostname -s)
-MEM=$(( $(awk '/MemTotal/{print $2}' /proc/meminfo) / 1024 ))
+MEM=${MEM:-64000} # MB
 SOCKET=/run/munge/munge.socket.2 # the built-in default: srun within a job looks only there
 
 alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }
@@ -18,13 +18,22 @@ wait_for() {
     return 1
 }
 
-# A job step clears SLURM_*, SLURM_CONF too, so the default place must lead here. One at a time.
-if [ -e /etc/slurm/slurm.conf ] || [ -L /etc/slurm/slurm.conf ]; then
-    other=$(dirname "$(dirname "$(readlink /etc/slurm/slurm.conf || echo /etc/slurm/real/file)")")
-    if [ "$other" != "$LAB" ] && { [ ! -L /etc/slurm/slurm.conf ] || alive "$other/run/slurmctld.pid"; }; then
-        echo "slurm_up: /etc/slurm/slurm.conf belongs to another cluster ($other), left alone" >&2
-        exit 1
-    fi
+# A job step clears SLURM_*, SLURM_CONF too, so the default place must lead here: one cluster at a
+# time. Another one of these (a test run in another clone) is waited for.
+CONF=/etc/slurm/slurm.conf
+taken() {
+    [ -e "$CONF" ] || [ -L "$CONF" ] || return 1
+    [ -L "$CONF" ] || return 0
+    other=$(dirname "$(dirname "$(readlink "$CONF")")")
+    [ "$other" != "$LAB" ] && alive "$other/run/slurmctld.pid"
+}
+for _ in $(seq "${WAIT:-300}"); do
+    taken || break
+    sleep 1
+done
+if taken; then
+    echo "slurm_up: $CONF belongs to another cluster ($(realpath "$CONF")), left alone" >&2
+    exit 1
 fi
 
 mkdir -p "$LAB"/{etc,state,spool,log,run,gpu} /run/munge /etc/slurm
@@ -76,6 +85,7 @@ GresTypes=gpu
 NodeName=$HOST NodeAddr=127.0.0.1 CPUs=$CPUS RealMemory=$MEM Gres=gpu:fake:$GPUS State=UNKNOWN
 PartitionName=main Nodes=$HOST Default=YES MaxTime=7-0 State=UP DefMemPerCPU=512
 PartitionName=gpu Nodes=$HOST MaxTime=7-0 State=UP DefMemPerCPU=512
+PartitionName=urgent Nodes=$HOST MaxTime=7-0 State=UP DefMemPerCPU=512 PriorityTier=10
 PartitionName=short Nodes=$HOST MaxTime=60 State=UP DefMemPerCPU=512
 PartitionName=closed Nodes=$HOST MaxTime=7-0 State=DOWN DefMemPerCPU=512
 CONF

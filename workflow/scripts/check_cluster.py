@@ -150,7 +150,8 @@ def requests(profile: Path, params: Path) -> list[Request]:
     if not found:
         lines = said.getvalue().splitlines()
         own = [text.removeprefix("mmfl: ") for text in lines if text.startswith("mmfl: ")]
-        raise CannotCheck(" ".join(own or [f"{profile}: Snakemake says:", *lines[-5:]]))
+        said_last = [text.strip() for text in lines if "rror" in text] or lines[-5:]
+        raise CannotCheck(" ".join(own or [f"{profile}: Snakemake says:", *said_last]))
     return sorted(found.values(), key=lambda r: (order.index(r.rules.split()[0]), r.attempt))
 
 
