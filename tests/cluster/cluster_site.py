@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from mmfl.federation import checkpoint
 
 HERE = Path(__file__).parent
 PATIENCE = 600  # seconds that anything here may take
+STARTED: list[subprocess.Popen] = []
 
 
 def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
@@ -62,10 +64,12 @@ class Site:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin",
         }
         with (self.folder / log).open("w") as out:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", *command], cwd=self.folder, env=clean | env,
                 stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
+        STARTED.append(process)
+        return process
 
     def snakemake(self, *arguments: str, log: str = "run.txt") -> subprocess.Popen:
         return self.start("snakemake", "--profile", "profiles/slurm", *arguments, log=log)
@@ -91,6 +95,14 @@ class Site:
                 if meta["identity"]["method"] == method:
                     rounds.append(server.round)
         return max(rounds)
+
+
+def end_all() -> None:
+    """Kill every process that a site started and that still runs, with its children."""
+    for process in STARTED:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def option(body: dict, name: str) -> str:

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """A node of 8 cores and 3 GPUs in five partitions: main, gpu, urgent (goes before the
+    """A node of 32 cores and 4 GPUs in five partitions: main, gpu, urgent (goes before the
     others), short (60 minutes), closed (down).
 
     Where it cannot be started the tests are skipped; with MMFL_CLUSTER=1 (`.ci/run`) they fail.

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # A real one-node SLURM on loopback with pretend GPUs, as root and without systemd; for tests.
 #   slurm_up.sh FOLDER      FOLDER gets configuration, state, logs and pid files
-#   GPUS=3 CPUS=8 MEM=64000    what the node says that it has
+#   GPUS=4 CPUS=32 MEM=80000   what the node says that it has
 # install.sh has the packages. slurm_down.sh FOLDER stops it and removes what it put elsewhere.
 set -euo pipefail
 LAB=$(realpath -m "$1")
-GPUS=${GPUS:-3}
-CPUS=${CPUS:-8}
+GPUS=${GPUS:-4}
+CPUS=${CPUS:-32}
 HOST=$(hostname -s)
-MEM=${MEM:-64000} # MB
+MEM=${MEM:-80000} # MB
 SOCKET=/run/munge/munge.socket.2 # the built-in default: srun within a job looks only there
 
 alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }

@@ -18,20 +18,22 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster_site import HERE, Site, git_copy, local, option, record, wait_until
+from cluster_site import HERE, Site, end_all, git_copy, local, option, record, wait_until
 
 from copied_project import ROOT, copy_project
 
 CI = yaml.safe_load((ROOT / "configs/ci.yaml").read_text())
 ROUNDS = 12
-KILLED = ["mf+fw", "fedavgm", "scaffold", "fedbn"]
+KILLED = ["mf", "fedavgm", "scaffold", "fedbn"]
 RUN = "runs/simulated/region-duplicate-p0/{}/default/seed-1"
 
 
 def small(methods: list[str], rounds: int) -> dict:
-    """The parameters of configs/ci.yaml for one archive, one seed and some methods."""
-    train = CI["train"] | {"methods": methods, "seeds": [1], "rounds": rounds}
-    return CI | {"archives": {"simulated": {}}, "train": train}
+    """params.yaml in the sizes of configs/ci.yaml, for one archive, one seed and some methods."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params |= {key: params.get(key, {}) | value for key, value in CI.items()}
+    params["train"] |= {"methods": methods, "seeds": [1], "rounds": rounds}
+    return params | {"archives": {"simulated": {}}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,10 +46,10 @@ def background(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "ci": (ci, ci.snakemake("--configfile", "configs/ci.yaml")),
         "dvc": (dvc, dvc.start("dvc", "repro", log="run.txt", SNAKEMAKE_PROFILE="profiles/slurm")),
     }
-    yield running
-    for _, process in running.values():
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    try:
+        yield running
+    finally:
+        end_all()
 
 
 @pytest.fixture(scope="module")
@@ -228,12 +230,12 @@ def test_check_the_committed_profile_by_real_jobs(unused: Site) -> None:
         ),
         (
             "limits",
-            {"slurm_partition": "short", "gpu": 4},
+            {"slurm_partition": "short", "gpu": 5},
             {"default-resources": {"slurm_partition": "closed"}},
             [
                 r"partition closed of simulate \+ download, .*: found state DOWN, expected UP",
                 r"train \(attempt 1\): found runtime 240 minutes, expected at most 60 of partition",
-                r"train \(attempt 1\): found 1 cores, 2000 MB, 4 GPUs, expected .*64000 MB, 3 GPUs",
+                r"train \(attempt 1\): found 1 cores, 2000 MB, 5 GPUs, expected .*80000 MB, 4 GPUs",
             ],
         ),
         (
@@ -299,7 +301,7 @@ def test_each_train_job_had_a_gpu_of_its_own(background: dict) -> None:
     process.wait(600)
     ends = {body["pid"]: body["time"] for body in site.bodies("train", "end")}
     trained = site.bodies("train")
-    assert {body["cuda"] for body in trained} <= {"0", "1", "2"}
+    assert {body["cuda"] for body in trained} <= {"0", "1", "2", "3"}
     for one, other in combinations(trained, 2):
         together = one["time"] < ends[other["pid"]] and other["time"] < ends[one["pid"]]
         assert not together or one["cuda"] != other["cuda"]

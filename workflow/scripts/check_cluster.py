@@ -351,7 +351,7 @@ def probe(request: Request, latency: float, patience: float) -> list[str]:
     if request.gpus and not visible:
         return [
             f"{where}: found no CUDA_VISIBLE_DEVICES on {host}, expected {request.gpus} GPUs; try "
-            "`gres: gpu:1` or `gpu_model` instead of `gpu: 1`, see docs/cluster.md"
+            "`gpu_model` beside `gpu: 1`, see docs/cluster.md"
         ]
     return []
 
