@@ -11,7 +11,7 @@ CORES  ?= $(shell nproc 2>/dev/null || echo 2)
 export PATH := $(BIN):$(PATH)
 export MMFL_CORES ?= $(CORES)
 
-.PHONY: help reproduce run env test lint format sync
+.PHONY: help reproduce run env test lint format sync check-cluster
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make run        the same with Snakemake alone; PARAMS=configs/ci.yaml for another experiment"
 	@echo "make test       environment and every test"
 	@echo "make lint       style, types and workflow checks"
+	@echo "make check-cluster  do the values of profiles/slurm fit this cluster? SUBMIT=--submit sends jobs"
 	@echo "make sync       after a clone or checkout: outputs from DVC, and both tools agree"
 
 env: $(READY)
@@ -61,3 +62,6 @@ format: $(READY)
 
 sync: $(READY)
 	python workflow/scripts/sync.py
+
+check-cluster: $(READY)
+	@python workflow/scripts/check_cluster.py --params $(PARAMS) $(SUBMIT)

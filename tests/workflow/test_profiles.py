@@ -1,11 +1,12 @@
-"""Profiles: what no machine here can run is checked as text."""
+"""Profiles as text, and what the jobs ask for with them; tests/cluster/ runs them."""
 
 from __future__ import annotations
 
 import re
-import shutil
+import subprocess
+import sys
+from pathlib import Path
 
-import pytest
 import yaml
 from stub_project import ROOT, Project
 
@@ -37,7 +38,34 @@ def test_rules_name_no_machine() -> None:
         assert not re.search(r"slurm|partition=|gres", file.read_text()), file.name
 
 
-@pytest.mark.skipif(shutil.which("sinfo") is None, reason="SLURM is not installed")
-def test_resolved_resources_of_a_cluster_run(fresh: Project) -> None:
-    text = fresh.snakemake("--profile", "profiles/slurm", "--dry-run", "--verbose")
-    assert "gpu=1" in text and "mem_mb=" in text
+def test_all_but_training_is_grouped() -> None:
+    text = "".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk"))
+    groups = dict(line.split("=") for line in profile("slurm")["groups"])
+    assert set(groups) == set(re.findall(r"^rule (\w+):", text, flags=re.M)) - {"train", "tune"}
+
+
+ASK = """
+import sys; from pathlib import Path; sys.path.insert(0, "workflow/scripts")
+from check_cluster import requests
+for asked in requests(Path("profiles/slurm"), Path("params.yaml")):
+    print(asked.rules, asked.attempt, asked.partition, asked.threads, asked.mem_mb, asked.minutes,
+          asked.gpus, sep="|")
+"""
+
+
+def test_what_jobs_ask_for_grows_with_the_attempt(fresh: Project, tmp_path: Path) -> None:
+    """Resolved by Snakemake from rules and profile, a line per job or group and attempt."""
+    project = fresh.copy(tmp_path / "asked")
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], cwd=project.folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("train|")] == [
+        "train|1|gpu|1|2000|240|1",
+        "train|2|gpu|1|4000|480|1",
+        "train|3|gpu|1|6000|720|1",
+    ]
+    assert "evaluate|1|main|2|4000|60|0" in lines  # two methods, side by side
+    assert "split + partition|1|main|8|4000|510|0" in lines  # one after the other
+    assert "report + page|2|main|1|4000|180|0" in lines

@@ -1,0 +1,138 @@
+"""A copy of the project on the one-node cluster, and what happens in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from copied_project import ROOT, copy_project
+from mmfl.errors import DamagedFile
+from mmfl.federation import checkpoint
+
+HERE = Path(__file__).parent
+PATIENCE = 600  # seconds that anything here may take
+STARTED: list[subprocess.Popen] = []
+
+
+def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """The first true value of a condition; an assertion error after `patience` seconds."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"waited {patience} s in vain: {what}")
+
+
+class Site:
+    """A copy of the project whose profile polls soon; every mmfl process in it is recorded."""
+
+    def __init__(self, folder: Path, params: dict | None = None, **train: str) -> None:
+        self.folder = copy_project(folder)
+        self.bodies_file = folder / "bodies.jsonl"
+        self.profile = folder / "profiles/slurm/profile.yaml"
+        values = self.values() | {"slurm-init-seconds-before-status-checks": 1}
+        values["set-resources"]["train"] |= train
+        self.edit_profile(**values)
+        if params is not None:
+            (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def values(self) -> dict[str, Any]:
+        return yaml.safe_load(self.profile.read_text())
+
+    def edit_profile(self, **values: Any) -> None:
+        self.profile.write_text(yaml.safe_dump(self.values() | values, sort_keys=False))
+
+    def start(self, *command: str, log: str, **env: str) -> subprocess.Popen:
+        """Start `python -m <command>` in the folder; what it prints goes to a file."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MMFL"))}
+        clean |= {
+            "MMFL_TEST_BODIES": str(self.bodies_file),
+            "PYTHONPATH": str(HERE / "recorder"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin",
+        }
+        with (self.folder / log).open("w") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command], cwd=self.folder, env=clean | env,
+                stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        STARTED.append(process)
+        return process
+
+    def snakemake(self, *arguments: str, log: str = "run.txt") -> subprocess.Popen:
+        return self.start("snakemake", "--profile", "profiles/slurm", *arguments, log=log)
+
+    def said(self, log: str = "run.txt") -> str:
+        return (self.folder / log).read_text()
+
+    def bodies(self, step: str = "", event: str = "start", method: str = "") -> list[dict]:
+        """What the processes (of a step, of a method) noted at their start or regular end."""
+        if not self.bodies_file.exists():
+            return []
+        lines = [json.loads(line) for line in self.bodies_file.read_text().splitlines()]
+        lines = [line for line in lines if line["event"] == event]
+        lines = [line for line in lines if step in ("", line["arguments"][0])]
+        return [line for line in lines if not method or option(line, "--method") == method]
+
+    def round(self, method: str) -> int:
+        """The last round of which a run in progress has a checkpoint; 0 without one."""
+        rounds = [0]
+        for file in self.folder.glob(".cache/train/*/.work/round-*.safetensors"):
+            with suppress(DamagedFile):  # deleted meanwhile
+                server, meta = checkpoint.read(file)
+                if meta["identity"]["method"] == method:
+                    rounds.append(server.round)
+        return max(rounds)
+
+
+def end_all() -> None:
+    """Kill every process that a site started and that still runs, with its children."""
+    for process in STARTED:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def option(body: dict, name: str) -> str:
+    """The value of an option of a recorded process."""
+    return body["arguments"][body["arguments"].index(name) + 1]
+
+
+def record(job: str) -> dict[str, str]:
+    """SLURM's own record of a job."""
+    done = subprocess.run(
+        ["scontrol", "show", "job", job, "--oneliner"], capture_output=True, text=True, check=True
+    )
+    return dict(re.findall(r"(\S+?)=(\S*)", done.stdout))
+
+
+def local(project: Path, params: Path, *targets: str) -> None:
+    """Run Snakemake in the folder without a cluster."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MMFL"))}
+    line = [sys.executable, "-m", "snakemake", "--cores", "2", *targets, "--configfile", params]
+    done = subprocess.run(line, cwd=project, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def git_copy(source: Path) -> None:
+    """Make a folder a git repository with DVC, as a clone has it."""
+    for name in (".gitignore", ".dvcignore", "dvc.yaml"):
+        shutil.copy(ROOT / name, source / name)
+    shutil.copytree(
+        ROOT / ".dvc", source / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "*.local")
+    )
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        subprocess.run([*git, *command], cwd=source, check=True)
