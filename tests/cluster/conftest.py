@@ -20,7 +20,7 @@ def cluster() -> Iterator[None]:
     """A node of 32 cores and 4 GPUs in five partitions: main, gpu, urgent (goes before the
     others), short (60 minutes), closed (down).
 
-    Where it cannot be started the tests are skipped; with MMFL_CLUSTER=1 (`.ci/run`) they fail.
+    Where it cannot be started the tests are skipped; with MMFL_CLUSTER=1 they fail.
     """
     tools = ["slurmctld", "slurmd", "munged", "sbatch", "squeue", "scontrol"]
     path = os.environ["PATH"] + ":/usr/sbin"
