@@ -24,6 +24,7 @@ from mmfl.federation import checkpoint
 HERE = Path(__file__).parent
 PATIENCE = 600  # seconds that anything here may take
 STARTED: list[subprocess.Popen] = []
+BODIES: list[Path] = []  # of each site; its jobs inherit the name
 
 
 def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
@@ -42,6 +43,7 @@ class Site:
     def __init__(self, folder: Path, params: dict | None = None, **train: str) -> None:
         self.folder = copy_project(folder)
         self.bodies_file = folder / "bodies.jsonl"
+        BODIES.append(self.bodies_file)
         self.profile = folder / "profiles/slurm/profile.yaml"
         values = self.values() | {"slurm-init-seconds-before-status-checks": 1}
         values["set-resources"]["train"] |= train
@@ -98,11 +100,16 @@ class Site:
 
 
 def end_all() -> None:
-    """Kill every process that a site started and that still runs, with its children."""
+    """Kill what the sites of this process started and what is left of their jobs."""
     for process in STARTED:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            if any(f"MMFL_TEST_BODIES={file}".encode() in environment for file in BODIES):
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def option(body: dict, name: str) -> str:
@@ -118,12 +125,16 @@ def record(job: str) -> dict[str, str]:
     return dict(re.findall(r"(\S+?)=(\S*)", done.stdout))
 
 
-def local(project: Path, params: Path, *targets: str) -> None:
-    """Run Snakemake in the folder without a cluster."""
+def local(project: Path, params: Path, *targets: str) -> subprocess.Popen:
+    """Start Snakemake in the folder without a cluster."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MMFL"))}
-    line = [sys.executable, "-m", "snakemake", "--cores", "2", *targets, "--configfile", params]
-    done = subprocess.run(line, cwd=project, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    line = [sys.executable, "-m", "snakemake", "--cores", "1", *targets, "--configfile", params]
+    with (project / "local.txt").open("a") as out:
+        process = subprocess.Popen(
+            line, cwd=project, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    STARTED.append(process)
+    return process
 
 
 def git_copy(source: Path) -> None:

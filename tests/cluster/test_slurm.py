@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from cluster_site import HERE, Site, end_all, git_copy, local, option, record, w
 from copied_project import ROOT, copy_project
 
 CI = yaml.safe_load((ROOT / "configs/ci.yaml").read_text())
-ROUNDS = 12
+ROUNDS = 8
 KILLED = ["mf", "fedavgm", "scaffold", "fedbn"]
 RUN = "runs/simulated/region-duplicate-p0/{}/default/seed-1"
 
@@ -54,21 +55,41 @@ def background(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose runs were trained here, without a cluster and without a kill."""
+    """A project with data; its runs are being trained here, without a cluster and a kill."""
     project = copy_project(tmp_path_factory.mktemp("local") / "project")
     params = project / "params.yaml"
     params.write_text(yaml.safe_dump(small(KILLED, ROUNDS)))
+    local(project, params, "data/clients/simulated/region-duplicate-p0.parquet").wait()
     local(project, params, *(f"{RUN.format(method)}/run.json" for method in KILLED))
     return project
 
 
-@pytest.fixture(scope="module")
-def killed(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def trained(project: Path, method: str) -> Path:
+    """The finished run of a method in that project."""
+    said = project / "local.txt"  # of both runs
+    wait_until(lambda: said.read_text().count("(100%) done") == 2, "training without a kill")
+    return project / RUN.format(method)
+
+
+def with_data(undisturbed: Path, folder: Path) -> Site:
     """A site with the same data and nothing trained; a train job has a minute per attempt."""
-    folder = tmp_path_factory.mktemp("killed") / "project"
     site = Site(folder, small(KILLED, ROUNDS), slurm_partition="urgent", runtime="1 * attempt")
-    subprocess.run(["cp", "-a", undisturbed / "data", folder], check=True)
+    shutil.copytree(undisturbed / "data", folder / "data", dirs_exist_ok=True)
     return site
+
+
+@pytest.fixture(scope="module")
+def halted(
+    undisturbed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Site, subprocess.Popen, dict[str, int]]:
+    """(site, controller, last rounds): a job on its way to its time limit, a cancelled one."""
+    site = with_data(undisturbed, tmp_path_factory.mktemp("halted") / "project")
+    process = site.snakemake(*(f"{RUN.format(method)}/run.json" for method in KILLED[:2]))
+    reached = {}
+    for method in KILLED[:2]:
+        body, reached[method] = stop_in_the_middle(site, method)
+    subprocess.run(["scancel", body["job"]], check=True)
+    return site, process, reached
 
 
 def stop_in_the_middle(site: Site, method: str, attempt: int = 0) -> tuple[dict, int]:
@@ -82,8 +103,8 @@ def stop_in_the_middle(site: Site, method: str, attempt: int = 0) -> tuple[dict,
     return body, reached
 
 
-def digests(project: Path, method: str) -> dict[str, str]:
-    folder = project / RUN.format(method)
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a run."""
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
 
 
@@ -93,33 +114,11 @@ def first_round(site: Site, method: str) -> int:
     return int(re.search(rf"(\d+)/{ROUNDS} \[", log.read_text()).group(1))  # type: ignore[union-attr]
 
 
-def test_a_job_that_the_scheduler_kills_goes_on_with_the_same_bits(
-    killed: Site, undisturbed: Path
+def test_a_killed_controller_started_again_goes_on(
+    halted: tuple, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """One at its time limit, one by scancel; the profile's retries send them again."""
-    late, cancelled = KILLED[:2]
-    targets = [f"{RUN.format(method)}/run.json" for method in (late, cancelled)]
-    process = killed.snakemake(*targets)
-    reached = {}
-    for method in (late, cancelled):
-        first, reached[method] = stop_in_the_middle(killed, method)
-        if method == cancelled:
-            subprocess.run(["scancel", first["job"]], check=True)
-    assert process.wait(300) == 0, killed.said()
-
-    for method, state in ((late, "TIMEOUT"), (cancelled, "CANCELLED")):
-        bodies = killed.bodies("train", method=method)
-        before, after = (record(body["job"]) for body in bodies)
-        assert [before["JobState"], after["JobState"]] == [state, "COMPLETED"]
-        assert [before["TimeLimit"], after["TimeLimit"]] == ["00:01:00", "00:02:00"]
-        assert [before["MinMemoryNode"], after["MinMemoryNode"]] == ["2000M", "4000M"]
-        assert first_round(killed, method) == reached[method]
-        assert len(killed.bodies("train", "end", method)) == 1
-        assert digests(killed.folder, method) == digests(undisturbed, method)
-
-
-def test_a_killed_controller_started_again_goes_on(killed: Site, undisturbed: Path) -> None:
     """Killed while its jobs are queued, and again while they run."""
+    killed = with_data(undisturbed, tmp_path / "project")
     methods = KILLED[2:]
     targets = [f"{RUN.format(method)}/run.json" for method in methods]
 
@@ -157,7 +156,24 @@ def test_a_killed_controller_started_again_goes_on(killed: Site, undisturbed: Pa
         for earlier, later in pairwise(records):  # never both at once
             assert earlier["EndTime"] <= later["StartTime"]
         assert len(killed.bodies("train", "end", method)) == 1
-        assert digests(killed.folder, method) == digests(undisturbed, method)
+        assert digests(killed.folder / RUN.format(method)) == digests(trained(undisturbed, method))
+
+
+def test_a_job_that_the_scheduler_kills_goes_on_with_the_same_bits(
+    halted: tuple[Site, subprocess.Popen, dict[str, int]], undisturbed: Path
+) -> None:
+    """One at its time limit, one by scancel; the profile's retries send them again."""
+    site, process, reached = halted
+    assert process.wait(300) == 0, site.said()
+    for method, state in zip(KILLED[:2], ("TIMEOUT", "CANCELLED"), strict=True):
+        bodies = site.bodies("train", method=method)
+        before, after = (record(body["job"]) for body in bodies)
+        assert [before["JobState"], after["JobState"]] == [state, "COMPLETED"]
+        assert [before["TimeLimit"], after["TimeLimit"]] == ["00:01:00", "00:02:00"]
+        assert [before["MinMemoryNode"], after["MinMemoryNode"]] == ["2000M", "4000M"]
+        assert first_round(site, method) == reached[method]
+        assert len(site.bodies("train", "end", method)) == 1
+        assert digests(site.folder / RUN.format(method)) == digests(trained(undisturbed, method))
 
 
 def test_dvc_repro_sends_its_steps_to_the_cluster(background: dict) -> None:
@@ -280,10 +296,10 @@ def test_check_that_cannot_check_ends_with_2(
 def test_ci_configuration_passes_and_every_body_ran_once(background: dict) -> None:
     site, process = background["ci"]
     assert process.wait(600) == 0, site.said()
-    trained = site.bodies("train")
+    bodies = site.bodies("train")
     names = [
         tuple(option(body, key) for key in ("--archive", "--method", "--variant"))
-        for body in trained
+        for body in bodies
     ]
     methods = len(CI["train"]["methods"]) + len(
         CI["archives"]["simulated-tiles"]["train"]["methods"]
@@ -300,13 +316,13 @@ def test_each_train_job_had_a_gpu_of_its_own(background: dict) -> None:
     site, process = background["ci"]
     process.wait(600)
     ends = {body["pid"]: body["time"] for body in site.bodies("train", "end")}
-    trained = site.bodies("train")
-    assert {body["cuda"] for body in trained} <= {"0", "1", "2", "3"}
-    for one, other in combinations(trained, 2):
+    bodies = site.bodies("train")
+    assert {body["cuda"] for body in bodies} <= {"0", "1", "2", "3"}
+    for one, other in combinations(bodies, 2):
         together = one["time"] < ends[other["pid"]] and other["time"] < ends[one["pid"]]
         assert not together or one["cuda"] != other["cuda"]
-    assert len({body["job"] for body in trained}) == len(trained)
-    for body in trained:
+    assert len({body["job"] for body in bodies}) == len(bodies)
+    for body in bodies:
         job = record(body["job"])
         assert job["Partition"] == "gpu" and job["TresPerJob"] == "gres:gpu:1"
         assert (job["MinMemoryNode"], job["TimeLimit"]) == ("2000M", "04:00:00")
