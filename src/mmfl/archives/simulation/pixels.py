@@ -202,14 +202,16 @@ def backscatter(
 
 
 def speckle(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Speckle in dB, float32: 10 log10 of a gamma variable of mean 1 and shape L = 4.4.
+    """Speckle in dB, float64: 10 log10 of a gamma variable of mean 1 and shape L = 4.4.
 
-    Its mean is 10/ln 10 (psi(L) - ln L), its standard deviation 10/ln 10 sqrt(psi'(L)).
+    Its mean is 10/ln 10 (psi(L) - ln L), its standard deviation 10/ln 10 sqrt(psi'(L)). The
+    logarithm is float64: NumPy's float32 one has other last bits with AVX-512 than without, which
+    `quantise` does not always hide.
     """
     intensity = rng.standard_gamma(facts.LOOKS, shape, dtype=np.float32) / np.float32(facts.LOOKS)
-    return 10 * np.log10(np.maximum(intensity, np.float32(1e-6)))
+    return 10 * np.log10(np.maximum(intensity, np.float32(1e-6)), dtype=np.float64)
 
 
 def quantise(decibel: np.ndarray) -> np.ndarray:
-    """Steps of 1/256 dB, exact in float32: hides the last bits of the logarithm."""
+    """Steps of 1/256 dB, exact in float32: hides the last bits of a float64 logarithm."""
     return (np.rint(decibel * 256) / 256).astype(np.float32)
