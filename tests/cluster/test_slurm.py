@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,10 @@ def small(methods: list[str], rounds: int) -> dict:
 def background(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
     """(site, process) of the whole `ci` configuration, and of `dvc repro`, both running."""
     ci = Site(tmp_path_factory.mktemp("ci") / "project")
-    dvc = Site(tmp_path_factory.mktemp("dvc") / "project", small(["mf"], 1))
+    dvc = Site(
+        tmp_path_factory.mktemp("dvc") / "project", small(["mf"], 1), slurm_partition="urgent"
+    )
+    dvc.edit_profile(**{"slurm-init-seconds-before-status-checks": 12})  # about what a step takes
     git_copy(dvc.folder)
     running = {
         "ci": (ci, ci.snakemake("--configfile", "configs/ci.yaml")),
@@ -85,22 +88,27 @@ def halted(
     """(site, controller, last rounds): a job on its way to its time limit, a cancelled one."""
     site = with_data(undisturbed, tmp_path_factory.mktemp("halted") / "project")
     process = site.snakemake(*(f"{RUN.format(method)}/run.json" for method in KILLED[:2]))
-    reached = {}
-    for method in KILLED[:2]:
-        body, reached[method] = stop_in_the_middle(site, method)
+    reached = stop_in_the_middle(site, KILLED[:2])
+    (body,) = site.bodies("train", method=KILLED[1])
     subprocess.run(["scancel", body["job"]], check=True)
     return site, process, reached
 
 
-def stop_in_the_middle(site: Site, method: str, attempt: int = 0) -> tuple[dict, int]:
-    """Halt a training process (SIGSTOP) once it has two rounds; its record and last round."""
-    wait_until(lambda: len(site.bodies("train", method=method)) > attempt, f"{method} starts")
-    body = site.bodies("train", method=method)[attempt]
-    wait_until(lambda: site.round(method) >= 2, f"{method} has two rounds")
-    os.kill(body["pid"], signal.SIGSTOP)
-    reached = site.round(method)
-    assert 2 <= reached < ROUNDS
-    return body, reached
+def stop_in_the_middle(site: Site, methods: list[str]) -> dict[str, int]:
+    """Halt each training process (SIGSTOP) once it has two rounds; the last round of each."""
+    reached: dict[str, int] = {}
+
+    def all_stopped() -> bool:
+        for method in set(methods) - set(reached):
+            if site.round(method) >= 2:
+                (body,) = site.bodies("train", method=method)
+                os.kill(body["pid"], signal.SIGSTOP)
+                reached[method] = site.round(method)
+        return len(reached) == len(methods)
+
+    wait_until(all_stopped, f"two rounds of {', '.join(methods)}")
+    assert all(2 <= last < ROUNDS for last in reached.values())
+    return reached
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -140,21 +148,19 @@ def test_a_killed_controller_started_again_goes_on(
     assert {record(job)["JobState"] for job in left} == {"CANCELLED"}
     subprocess.run(["scontrol", "update", "PartitionName=urgent", "State=UP"], check=True)
 
-    body, reached = stop_in_the_middle(killed, methods[0])
+    reached = stop_in_the_middle(killed, methods)
     kill(second)
-    assert record(body["job"])["JobState"] == "RUNNING"
+    halted_jobs = [body["job"] for body in killed.bodies("train")]
+    assert [record(job)["JobState"] for job in halted_jobs] == ["RUNNING"] * len(methods)
     third = killed.snakemake(*targets, log="third.txt")
     assert third.wait(300) == 0, killed.said("third.txt")
     assert "of a run that was killed" in killed.said("second.txt")
     assert "of a run that was killed" in killed.said("third.txt")
 
-    assert len(killed.bodies("train", method=methods[0])) == 2
-    assert first_round(killed, methods[0]) == reached
     for method in methods:
-        jobs = [body["job"] for body in killed.bodies("train", method=method)]
-        records = [record(job) for job in jobs]
-        for earlier, later in pairwise(records):  # never both at once
-            assert earlier["EndTime"] <= later["StartTime"]
+        before, after = (record(body["job"]) for body in killed.bodies("train", method=method))
+        assert before["EndTime"] <= after["StartTime"]  # never both at once
+        assert first_round(killed, method) == reached[method]
         assert len(killed.bodies("train", "end", method)) == 1
         assert digests(killed.folder / RUN.format(method)) == digests(trained(undisturbed, method))
 

@@ -98,7 +98,7 @@ def read(path: Path) -> tuple[Server, dict[str, Any]]:
             )
         meta = json.loads(header["meta"])
         return _unflatten(tensors, meta["round"]), meta
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise DamagedFile(path, f"not a whole checkpoint ({error}); {remedy}") from None
 
 
