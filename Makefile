@@ -45,7 +45,7 @@ run: $(READY)
 	@mmfl headline --params $(PARAMS)
 
 test: $(READY)
-	python -m pytest -n $(CORES) --dist loadfile
+	python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	ruff check .

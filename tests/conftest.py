@@ -12,6 +12,14 @@ from mmfl.archives import get
 from mmfl.patches.labels import write_labels, write_store
 from mmfl.patches.writer import group_columns, shard_files, write_index
 
+# Minutes each, so they begin first; `make test` gives whole files to processes in this order.
+LONGEST = ("test_slurm.py", "test_pipeline.py", "test_dvc.py", "test_after_pull.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
 
 @pytest.fixture(scope="session")
 def samples() -> Path:

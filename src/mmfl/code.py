@@ -53,6 +53,7 @@ def digest(step: str, source: Path = SOURCE) -> str:
     return total.hexdigest()[:16]
 
 
+@cache
 def _file(name: str, source: Path) -> Path | None:
     base = source.joinpath(*name.split("."))
     for file in (base.with_suffix(".py"), base / "__init__.py"):
@@ -66,7 +67,8 @@ def _parents(name: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
-def _imports(name: str, file: Path) -> list[str]:
+@cache
+def _imports(name: str, file: Path) -> tuple[str, ...]:
     """Names below `mmfl` that a file imports; names that are no module are dropped later."""
     found: list[str] = []
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
@@ -81,7 +83,7 @@ def _imports(name: str, file: Path) -> list[str]:
                 base = ".".join([*parts, base] if base else parts)
             found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     found = [item for item in found if item.split(".")[0] == "mmfl"]
-    return found + [parent for item in found for parent in _parents(item)]
+    return (*found, *(parent for item in found for parent in _parents(item)))
 
 
 def _extras(file: Path) -> list[Path]:

@@ -86,8 +86,8 @@ def jobs(step: str, params: Params, archive: str) -> list[Job]:
     return [Job(step, values, source, inputs, outputs, [Path(name) for name in names])]
 
 
-def prune(step: str, params: Params, archive: str) -> None:
-    """Remove outdated outputs, and what no job of the stage writes."""
+def prune(step: str, params: Params, archive: str, *, everything: bool = False) -> None:
+    """Remove outdated outputs, or all of them, and what no job of the stage writes."""
     known = _read(step, archive)
     wanted = jobs(step, params, archive)
     for job in wanted:
@@ -98,7 +98,7 @@ def prune(step: str, params: Params, archive: str) -> None:
         same = {path: sha for path, (sha, _) in state.items()} == {
             path: sha for path, (sha, _) in before.items()
         }
-        if checked and state and same and made["key"] == job.key():
+        if not everything and checked and state and same and made["key"] == job.key():
             _restore_times(before)
             continue
         for folder in job.folders:

@@ -43,6 +43,7 @@ class Site:
     def __init__(self, folder: Path, params: dict | None = None, **train: str) -> None:
         self.folder = copy_project(folder)
         self.bodies_file = folder / "bodies.jsonl"
+        self.methods: dict[Path, str] = {}  # of the units in which a run is in progress
         BODIES.append(self.bodies_file)
         self.profile = folder / "profiles/slurm/profile.yaml"
         values = self.values() | {"slurm-init-seconds-before-status-checks": 1}
@@ -88,15 +89,16 @@ class Site:
         lines = [line for line in lines if step in ("", line["arguments"][0])]
         return [line for line in lines if not method or option(line, "--method") == method]
 
-    def round(self, method: str) -> int:
-        """The last round of which a run in progress has a checkpoint; 0 without one."""
-        rounds = [0]
-        for file in self.folder.glob(".cache/train/*/.work/round-*.safetensors"):
-            with suppress(DamagedFile):  # deleted meanwhile
-                server, meta = checkpoint.read(file)
-                if meta["identity"]["method"] == method:
-                    rounds.append(server.round)
-        return max(rounds)
+    def rounds(self) -> dict[str, int]:
+        """Method -> last round of which its run in progress has a checkpoint."""
+        found = {}
+        for file in sorted(self.folder.glob(".cache/train/*/.work/round-*.safetensors")):
+            if file.parent not in self.methods:
+                with suppress(DamagedFile):  # deleted meanwhile
+                    self.methods[file.parent] = checkpoint.read(file)[1]["identity"]["method"]
+            if file.parent in self.methods:
+                found[self.methods[file.parent]] = int(file.stem.removeprefix("round-"))
+        return found
 
 
 def end_all() -> None:

@@ -166,6 +166,11 @@ def test_repro_then_nothing_then_only_what_changed(fresh: Project, tmp_path: Pat
     module.write_text(module.read_text() + "\n# edited\n")
     assert repeated.ran() == {"report simulated", "report simulated-tiles"}
 
+    before = len(project.calls())
+    project.run("dvc", "repro", "-sf", "train@simulated", **repeated.path)
+    assert project.calls()[before:] == ["train"] * 3, "forced: every job of the stage"
+    assert repeated.ran() == set(), "and what came out the same re-runs nothing"
+
 
 def test_what_another_parameter_file_wrote_does_not_stay(finished: Project, tmp_path: Path) -> None:
     """Also where every input is the same: outputs are those of the record, or they go."""

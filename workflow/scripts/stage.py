@@ -3,19 +3,22 @@
     python workflow/scripts/stage.py <step> <archive>
     python workflow/scripts/stage.py page all           # no DVC stage: pages are not versioned
 
-DVC decided that the stage must run. Outputs that are outdated go (`mmfl.made`), and Snakemake makes
-what is missing. It may use the rules of this step only, so a missing input is an error and never a
-silent rebuild of another stage's outputs; file times do not count, as DVC writes files in any
-order. Cores: MMFL_CORES, else all. SNAKEMAKE_PROFILE sends the jobs to a cluster. MMFL_PARAMS names
-another parameter file than params.yaml (not for DVC).
+DVC decided that the stage must run. Outputs that are outdated go (`mmfl.made`; all of them at
+`dvc repro --force`), and Snakemake makes what is missing. It may use the rules of this step only,
+so a missing input is an error and never a silent rebuild of another stage's outputs; file times do
+not count, as DVC writes files in any order. Cores: MMFL_CORES, else all. SNAKEMAKE_PROFILE sends
+the jobs to a cluster. MMFL_PARAMS names another parameter file than params.yaml (not for DVC).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
@@ -44,6 +47,20 @@ def command(step: str, archive: str, path: str, params: Params) -> list[str]:
     return [*line, "--", *targets]
 
 
+def forced() -> bool:
+    """Whether a `dvc repro` or `dvc exp run` above this process has --force; DVC tells no stage."""
+    for process in psutil.Process().parents():
+        try:
+            words = process.cmdline()
+        except psutil.Error:
+            continue
+        names = [Path(word).name for word in words[:3]]  # python [-m] dvc
+        if "dvc" in names:
+            options = words[names.index("dvc") + 1 :]
+            return any(re.fullmatch(r"--force|-[fimpqsvPR]*f[fimpqsvPR]*", o) for o in options)
+    return False
+
+
 def main() -> int:
     """Run the stage; Snakemake's exit status is ours."""
     if len(sys.argv) != 3:
@@ -62,7 +79,7 @@ def main() -> int:
     if who := running.busy():
         print(f"mmfl: {who}", file=sys.stderr)
         return 1
-    made.prune(step, params, archive)
+    made.prune(step, params, archive, everything=forced())
     status = subprocess.run(line, check=False).returncode  # a job that fails leaves no output
     made.record(step, params, archive)
     return status
