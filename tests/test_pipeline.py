@@ -31,6 +31,13 @@ def test_everything_is_written(ci):
     page = (ci / "page/simulated.html").read_text()
     assert "simulated" in page[:3000]
     assert "<svg" in page and 'src="http' not in page and "<link" not in page
+    tiles = json.loads(next(ci.glob("runs/simulated-tiles/**/run.json")).read_text())
+    assert tiles["task"] == "pixel"
+    folder = next(ci.glob("scores/simulated-tiles/*/mf/default/seed-1"))
+    table = pd.read_parquet(folder / "predictions.parquet")
+    assert sorted(table["file"]) == sorted(p.name for p in (folder / "predictions").iterdir())
+    page = (ci / "page/simulated-tiles.html").read_text()
+    assert "mean IoU" in page and "<svg" in page
 
 
 def test_second_run_has_nothing_to_do(ci):

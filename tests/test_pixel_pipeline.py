@@ -340,14 +340,13 @@ def jobs(project: Path, params: Path) -> set[str]:
 
 
 def test_snakemake_runs_the_pixel_task_once(tmp_path, monkeypatch):
-    """Simulated tiles, and an archive of one's own by a path below the home folder."""
+    """An archive of one's own, by a path below the home folder; test_pipeline.py has tiles."""
     monkeypatch.setenv("HOME", str(tmp_path))
     write_chips(tmp_path / "chips", ignored=-1)
     project = copy_project(tmp_path / "tiles")
     choice = {
-        "archives": {"simulated-tiles": {}, "chips": {}},
+        "archives": {"chips": {}},
         "folders": {"chips": "~/chips/chips.yaml"},
-        "simulate": {"tiles": 20, "tile_size": 32},
         "model": {"width": 4, "projection": 8},
         "train": {"seeds": [1], "methods": ["mf"], "rounds": 1, "size": 32, "batch": 8},
         "evaluate": {"rates": [50]},
@@ -356,19 +355,18 @@ def test_snakemake_runs_the_pixel_task_once(tmp_path, monkeypatch):
     params = project / "tiles.yaml"
     params.write_text(yaml.safe_dump(choice))
     snakemake(project, params)
-    for archive in choice["archives"]:
-        described = json.loads(next(project.glob(f"runs/{archive}/**/run.json")).read_text())
-        assert described["task"] == "pixel" and described["rounds"] == 1
-        folder = next(project.glob(f"scores/{archive}/*/mf/default/seed-1"))
-        table = pd.read_parquet(folder / "predictions.parquet")
-        assert sorted(table["file"]) == sorted(p.name for p in (folder / "predictions").iterdir())
-        page = (project / f"page/{archive}.html").read_text()
-        assert "mean IoU" in page and "<svg" in page
+    described = json.loads(next(project.glob("runs/chips/**/run.json")).read_text())
+    assert described["task"] == "pixel" and described["rounds"] == 1
+    folder = next(project.glob("scores/chips/*/mf/default/seed-1"))
+    table = pd.read_parquet(folder / "predictions.parquet")
+    assert sorted(table["file"]) == sorted(p.name for p in (folder / "predictions").iterdir())
+    page = (project / "page/chips.html").read_text()
+    assert "mean IoU" in page and "<svg" in page
     assert "Nothing to be done" in snakemake(project, params)
     table = tmp_path / "chips/chips.csv"
     text = table.read_text()
     table.write_text(text.replace("chip_00,train", "chip_00,test"))
-    assert "download" in jobs(project, params) and "simulate" not in jobs(project, params)
+    assert "download" in jobs(project, params)
     table.write_text(text)
     assert not jobs(project, params)
     image = tmp_path / "chips/S1Hand/chip_00_S1Hand.tif"

@@ -88,7 +88,7 @@ def create(folder: Path) -> Project:
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / name)  # with what Python compiled
         else:
             shutil.copy2(source, folder / name)
     shutil.copytree(ROOT / "data/manifests", folder / "data/manifests")
