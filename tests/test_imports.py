@@ -15,6 +15,7 @@ BASE = {
     "code",
     "cache",
     "processes",
+    "tar",
     "units",
     "randomness",
 }  # everyone may import these
