@@ -183,7 +183,10 @@ class Pixels:
     def plan(self, client, round_index, steps):
         return [(2 * round_index + k, k == 1, client.locations) for k in range(2)]
 
-    def batch(self, client, epoch, locations):
+    def read(self, client, plan):
+        return [None] * len(plan)
+
+    def batch(self, client, epoch, locations, read=None):
         turned = Turned(1, epoch)
         x = {q: turned.apply(self.x[q][locations], locations) for q in client.modalities}
         y = turned.apply(self.mask[locations][:, None], locations)

@@ -163,7 +163,10 @@ class Task:
         count = self.steps[client.id] if steps is None else steps
         return [(k, k == count - 1, client.locations) for k in range(count)]
 
-    def batch(self, client, epoch, locations):
+    def read(self, client, plan):
+        return [None] * len(plan)
+
+    def batch(self, client, epoch, locations, read=None):
         loss, inputs, features = self.network.objective(client, locations)
         present = {q: np.isin(locations, client.train[q]) for q in client.modalities}
         labels = getattr(self.network, "labels", np.zeros((60, 1)))[locations]

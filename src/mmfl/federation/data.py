@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from mmfl.strategies.base import Client
 
 Statistics = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 """modality -> "all" or a client's id -> (mean, std), each (bands,) float64."""
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Tensors that a batch is read into: two of float32 images, or of native pixels by source."""
+
+    native: bool
+    tensors: list[Tensor]
 
 
 class Data:
@@ -168,9 +177,61 @@ class Data:
         values = [[known[name][key] for name in self.bands[q]] for key in ("mean", "std")]
         return np.array(values[0], np.float64), np.array(values[1], np.float64)
 
-    def batch(self, q: str, samples: np.ndarray, turned: Turned | None = None) -> Tensor:
-        """(N, C, size, size) float32 in raw units, NaN in gaps; `turned` augments."""
-        x = self.images[q].batch(self._row[q][samples])
+    def batch(
+        self,
+        q: str,
+        samples: np.ndarray,
+        turned: Turned | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """(N, C, size, size) float32 in raw units, NaN in gaps; `turned` augments.
+
+        `out` is filled (before it is turned), if given.
+        """
+        x = self.images[q].batch(self._row[q][samples], out)
+        return x if turned is None else turned.apply(x, self.names(samples))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading a batch is a copy within memory."""
+        return all(images.kept for images in self.images.values())
+
+    def buffers(self, q: str, count: int, device: torch.device) -> Buffers:
+        """What `fill` reads up to `count` samples into, on their way to a device."""
+        cuda = device.type == "cuda"
+        native = self._native(q, count) if cuda else None
+        if native is not None:
+            return Buffers(True, native)
+        shape = (count, self.images[q].channels, self.size, self.size)
+        return Buffers(False, [torch.empty(shape, pin_memory=cuda) for _ in range(2)])
+
+    def _native(self, q: str, count: int) -> list[Tensor] | None:
+        """Buffers of the shards' native pixels, where a device can complete them."""
+        images = self.images[q]
+        return None if images.kept else images.buffers(count, pinned=True)
+
+    def fill(
+        self, q: str, samples: np.ndarray, buffers: Buffers, turned: Turned | None
+    ) -> list[Tensor]:
+        """Read samples into buffers on the CPU; the used parts."""
+        if buffers.native:
+            return list(self.images[q].native(self._row[q][samples], buffers.tensors))
+        plain, other = (tensor[: len(samples)] for tensor in buffers.tensors)
+        x = self.batch(q, samples, out=plain)
+        return [x if turned is None else turned.apply(x, self.names(samples), out=other)]
+
+    def finish(
+        self,
+        q: str,
+        samples: np.ndarray,
+        buffers: Buffers,
+        parts: list[Tensor],
+        turned: Turned | None,
+    ) -> Tensor:
+        """What `batch` gives, from the parts that `fill` read, on their device."""
+        if not buffers.native:
+            return parts[0]
+        x: Tensor = self.images[q].assemble(parts)
         return x if turned is None else turned.apply(x, self.names(samples))
 
     def names(self, samples: np.ndarray) -> np.ndarray:
@@ -207,12 +268,12 @@ class Normaliser:
         self._gapped = {q for q in statistics if data.gapped(q)}
 
     def client(self, q: str, x: Tensor, client: str) -> Tensor:
-        """Standardise a training batch (N, C, H, W) of a client."""
+        """Standardise a training batch (N, C, H, W) of a client, in place."""
         names = self._names[q]
         return self._apply(q, x, np.full(len(x), names.index(client) if client in names else 0))
 
     def locations(self, q: str, x: Tensor, locations: np.ndarray) -> Tensor:
-        """Standardise by the client of each location's group, else by the pooled statistics."""
+        """Standardise by the client of each location's group, else pooled statistics; in place."""
         return self._apply(q, x, self._owner[q][locations])
 
     def without_client(self, q: str, locations: np.ndarray) -> int:
@@ -224,8 +285,8 @@ class Normaliser:
         index = torch.from_numpy(np.ascontiguousarray(rows))
         mean = mean[index][:, :, None, None].to(x.device)
         std = std[index][:, :, None, None].to(x.device)
-        x = (x - mean) / std
-        return x.nan_to_num(nan=0.0) if q in self._gapped else x
+        x = x.sub_(mean).div_(std)
+        return x.nan_to_num_(nan=0.0) if q in self._gapped else x
 
 
 def _groups(data: Data) -> dict[int, str]:

@@ -49,11 +49,13 @@ def local_update(
     optimiser = _optimiser(list(parameters.values()), train)
     losses = {"loss": 0.0, "loss_terms": 0.0}
     samples: dict[tuple[str, ...], int] = {}
-    seconds = 0.0
-    for epoch, context.last_epoch, chosen in task.plan(client, broadcast.round, steps):
-        begun = time.perf_counter()
+    plan = task.plan(client, broadcast.round, steps)
+    begun = time.perf_counter()
+    for (epoch, context.last_epoch, chosen), read in zip(
+        plan, task.read(client, plan), strict=True
+    ):
         with torch.autocast(task.device.type, torch.bfloat16, train.precision == "bfloat16"):
-            context.batch = task.batch(client, epoch, chosen)
+            context.batch = task.batch(client, epoch, chosen, read)
             terms = strategy.local_terms(context)
         loss = context.batch.loss
         losses["loss"] += float(loss.detach())
@@ -67,7 +69,7 @@ def local_update(
         context.steps += 1
         for modalities, rows in patterns(context.batch.present):
             samples[modalities] = samples.get(modalities, 0) + len(rows)
-        seconds += time.perf_counter() - begun
+    seconds = time.perf_counter() - begun
     update = _update(strategy, context, samples, seconds)
     update.metrics |= {name: total / max(context.steps, 1) for name, total in losses.items()}
     return update

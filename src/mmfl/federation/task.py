@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mmfl.evaluation.protocol import validation_score
 from mmfl.federation.bench import build_bench
 from mmfl.federation.data import Data, Normaliser
+from mmfl.federation.loading import Read, read_ahead
 from mmfl.federation.tiles import TileData
 from mmfl.models.ensemble import Ensemble
 from mmfl.models.losses import wide
@@ -41,11 +42,15 @@ class Task(Protocol):
         """The batches of a client's local training; `steps` None: its local epochs."""
         ...
 
-    def batch(self, client: Client, epoch: int, locations: np.ndarray) -> Batch:
+    def read(self, client: Client, plan: Sequence[Step]) -> Iterable[Any]:
+        """What `batch` needs of each step, read ahead; valid until the next one is asked for."""
+        ...
+
+    def batch(self, client: Client, epoch: int, locations: np.ndarray, read: Any) -> Batch:
         """A training batch and its loss."""
         ...
 
-    def pairs(self, client: Client, modality: str) -> Sequence[tuple[np.ndarray, Tensor]]:
+    def pairs(self, client: Client, modality: str) -> Iterable[tuple[np.ndarray, Tensor]]:
         """(locations, inputs) of all that a client holds in a modality, without augmentation."""
         ...
 
@@ -77,18 +82,24 @@ class Classification:
     def plan(self, client: Client, round_index: int, steps: int | None) -> list[Step]:
         return schedule(client, self.params, self.seed, round_index, steps)
 
-    def batch(self, client: Client, epoch: int, locations: np.ndarray) -> Batch:
-        inputs, present = {}, {}
-        turned = Turned(self.seed, epoch) if self.params.train.augment else None
-        for q in client.modalities:
-            held = present[q] = np.isin(locations, client.train[q])
-            if held.any():
-                x = self.data.batch(q, locations[held], turned).to(self.device)
-                inputs[q] = self.normaliser.client(q, x, client.id)
+    def read(self, client: Client, plan: Sequence[Step]) -> Iterator[Read]:
+        requests = [(locations, self._turned(epoch)) for epoch, _, locations in plan]
+        return read_ahead(self.data, client, requests, self.device)
+
+    def _turned(self, epoch: int) -> Turned | None:
+        return Turned(self.seed, epoch) if self.params.train.augment else None
+
+    def batch(
+        self, client: Client, epoch: int, locations: np.ndarray, read: Read | None = None
+    ) -> Batch:
+        if read is None:
+            read = next(self.read(client, [(epoch, False, locations)]))
+        turned = self._turned(epoch)
+        inputs = {q: self.normaliser.client(q, x, client.id) for q, x in read.images.items()}
         features = {q: self.network.features(q, x) for q, x in inputs.items()}
-        labels, loss = self.loss(features, present, locations, turned)
+        labels, loss = self.loss(features, read.present, locations, turned)
         codes = None if turned is None else turned.codes(self.data.names(locations))
-        return Batch(locations, present, inputs, features, labels, loss, codes)
+        return Batch(locations, read.present, inputs, features, labels, loss, codes)
 
     def loss(
         self,
@@ -101,13 +112,11 @@ class Classification:
         labels = torch.from_numpy(self.data.labels[samples]).float().to(self.device)
         return labels, classification_loss(self.network, features, present, labels)
 
-    def pairs(self, client: Client, modality: str) -> list[tuple[np.ndarray, Tensor]]:
-        found = []
+    def pairs(self, client: Client, modality: str) -> Iterator[tuple[np.ndarray, Tensor]]:
         for part in batches(len(client.train[modality]), self.params.train.batch):
             locations = client.train[modality][part]
             x = self.data.batch(modality, locations).to(self.device)
-            found.append((locations, self.normaliser.client(modality, x, client.id)))
-        return found
+            yield locations, self.normaliser.client(modality, x, client.id)
 
     def validate(self, ensembles: Sequence[Ensemble]) -> float | None:
         """The task's first score on the clients' validation locations, all modalities."""

@@ -101,9 +101,25 @@ class TileData(Data):
         crs, transform = (self.table[name].iloc[location] for name in ("crs", "transform"))
         return None if crs is None or transform is None else (str(crs), Affine(*transform))
 
-    def batch(self, q: str, samples: np.ndarray, turned: Turned | None = None) -> Tensor:
-        """(N, C, size, size) float32 in raw units, NaN in gaps; `turned` augments."""
-        x = torch.empty((len(samples), self.images[q].channels, self.size, self.size))
+    @property
+    def in_memory(self) -> bool:
+        """See `Data.in_memory`: windows of few tiles stay in the system's memory."""
+        channels = sum(images.channels for images in self.images.values())
+        return len(self._tile) * channels * self.size**2 * 4 <= LIMIT
+
+    def _native(self, q: str, count: int) -> None:
+        return None
+
+    def batch(
+        self,
+        q: str,
+        samples: np.ndarray,
+        turned: Turned | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """See `Data.batch`."""
+        shape = (len(samples), self.images[q].channels, self.size, self.size)
+        x = torch.empty(shape) if out is None else out
         for target, sample in zip(x, samples.tolist(), strict=True):
             tile, (top, left) = self._tile[sample], self._corner[sample].tolist()
             shape = self.shape(tile)

@@ -32,13 +32,26 @@ class Turned:
         """(N,) int64 in 0..7, see `turns`."""
         return turns(names, seed=self.seed, epoch=self.epoch)
 
-    def apply(self, x: Tensor, names: np.ndarray) -> Tensor:
-        """Turn every image of x (N, C, H, H), on the CPU."""
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        codes = self.codes(names).tolist()
-        for target, image, code in zip(out.numpy(), x.numpy(), codes, strict=True):
-            target[...] = symmetry(image, code)
+    def apply(self, x: Tensor, names: np.ndarray, out: Tensor | None = None) -> Tensor:
+        """Turn every image of x (N, C, H, H), on its device; `out` is filled if given."""
+        if out is None:
+            out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        codes = self.codes(names)
+        if x.device.type == "cpu":
+            for target, image, code in zip(out.numpy(), x.numpy(), codes.tolist(), strict=True):
+                target[...] = symmetry(image, code)
+            return out
+        for code in np.unique(codes).tolist():
+            rows = torch.from_numpy(np.flatnonzero(codes == code)).to(x.device)
+            out[rows] = turned(x[rows], code)
         return out
+
+
+def turned(x: Tensor, code: int) -> Tensor:
+    """x (N, C, H, H) with every image turned as by `symmetry`."""
+    x = x.transpose(-1, -2) if code & 4 else x
+    dims = [dim for dim, bit in ((-2, 1), (-1, 2)) if code & bit]
+    return x.flip(dims) if dims else x
 
 
 def symmetry(image: np.ndarray, code: int) -> np.ndarray:

@@ -19,6 +19,11 @@ from mmfl.files import read_json
 Run = tuple[slice, slice]
 """Neighbouring channels of a shard, and the neighbouring channels of an output they go to."""
 
+# how a shard's type travels to a device; others as float32
+CARRIED = {
+    "uint8": torch.uint8, "int16": torch.int16, "uint16": torch.int16, "int32": torch.int32,
+    "float32": torch.float32,
+}  # fmt: skip
 PIECE = 16  # patches decoded at a time: what is copied stays in the processor's cache
 
 
@@ -59,6 +64,10 @@ class Patches:
         """(H, W) of a patch's bands of one resolution."""
         height, width = self._shapes[str(resolution)][self._shard[row]]
         return height, width
+
+    def shards(self, rows: np.ndarray) -> np.ndarray:
+        """(N,) int64: the shard of each row."""
+        return self._shard[rows]
 
     def alike(self, rows: np.ndarray) -> list[np.ndarray]:
         """Places in `rows` grouped by the patches' shape: one group where all have the same."""
@@ -150,7 +159,10 @@ class Patches:
                     raise ValueError(f"found {found}, expected {expected}")
             except (OSError, ValueError, EOFError) as error:
                 text = " ".join(str(error).split())
-                raise UserError(f"{path}: damaged shard ({text}); run split again") from None
+                raise UserError(
+                    f"{path}: damaged shard ({text}), expected the one that split wrote; "
+                    f"`mmfl split --archive {self.folder.parent.name}` writes it again"
+                ) from None
             self._maps[resolution, shard] = mapped.view(np.ndarray)
         return self._maps[resolution, shard]
 
@@ -237,6 +249,52 @@ class Images:
             if (place >= 0).all():
                 return torch.index_select(self._kept, 0, torch.from_numpy(place), out=out)
         return self._decode(rows, out)
+
+    @property
+    def kept(self) -> bool:
+        """Whether `preload` keeps images in memory."""
+        return self._kept is not None
+
+    def buffers(self, count: int, pinned: bool = False) -> list[Tensor] | None:
+        """What `native` fills for up to `count` rows; None where images have several shapes.
+
+        A tensor per source in the shards' own type (uint16 as int16 of the same bits, which every
+        device can take), `pinned` for copies to a GPU that go on beside its work.
+        """
+        if len(self.patches.alike(np.arange(len(self.patches.pairs)))) != 1:
+            return None
+        found = []
+        for source in self.sources:
+            dtype = self.patches.at(source.resolution)[0]["dtype"]
+            shape = (count, len(source.channels), *self.patches.shape(0, source.resolution))
+            found.append(torch.empty(shape, dtype=CARRIED.get(dtype, torch.float32)))
+        return [buffer.pin_memory() for buffer in found] if pinned else found
+
+    def native(self, rows: np.ndarray, buffers: list[Tensor]) -> list[Tensor]:
+        """Fill `buffers` with the pixels of some rows as they are stored; their used parts."""
+        used = [buffer[: len(rows)] for buffer in buffers]
+        for source, part in zip(self.sources, used, strict=True):
+            stored = np.dtype(self.patches.at(source.resolution)[0]["dtype"])
+            out = part.numpy()
+            same = stored.itemsize == out.dtype.itemsize
+            out = out.view(stored) if same else out
+            self.patches.read(rows, source.resolution, source.channels, out)
+        return used
+
+    def assemble(self, parts: list[Tensor]) -> Tensor:
+        """What `batch` gives, (N, C, size, size) float32, from `native` on any device."""
+        first = parts[0]
+        out = torch.empty((len(first), self.channels, self.size, self.size), device=first.device)
+        for source, part in zip(self.sources, parts, strict=True):
+            x = part.to(torch.float32)
+            if self.patches.at(source.resolution)[0]["dtype"] == "uint16":
+                x = (part.to(torch.int32) & 0xFFFF).to(torch.float32)
+            blank(x, source.gaps)
+            if x.shape[-2:] != out.shape[-2:]:
+                x = resize(x, (self.size, self.size))
+            for channels, targets in runs(range(len(source.targets)), source.targets):
+                out[:, targets] = x[:, channels]
+        return out
 
     def chunks(self, rows: np.ndarray, size: int = 256) -> Iterator[Tensor]:
         """The images of some rows, up to `size` at a time."""
