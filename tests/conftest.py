@@ -9,8 +9,9 @@ import pytest
 
 from drawn_tiles import make_tiles
 from mmfl.archives import get
-from mmfl.patches.labels import write_labels, write_store
-from mmfl.patches.writer import group_columns, shard_files, write_index
+from mmfl.patches.labels import write_store
+from mmfl.patches.tables import group_columns
+from mmfl.patches.writer import shard_files, write_index, write_labels
 
 # Minutes each, so they begin first; `make test` gives whole files to processes in this order.
 LONGEST = ("test_slurm.py", "test_pipeline.py", "test_dvc.py", "test_after_pull.py")
