@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # pytest's processes fill the cores; for torch, so before it
+
 import numpy as np
 import pandas as pd
 import pytest
