@@ -12,8 +12,9 @@ import pytest
 from drawn_tiles import make_tiles
 from mmfl.archives import get
 from mmfl.patches.labels import write_store
+from mmfl.patches.shards import Shard
 from mmfl.patches.tables import group_columns
-from mmfl.patches.writer import shard_files, write_index, write_labels
+from mmfl.patches.writer import write_index, write_labels
 
 # Minutes each, so they begin first; `make test` gives whole files to processes in this order.
 LONGEST = ("test_slurm.py", "test_pipeline.py", "test_dvc.py", "test_after_pull.py")
@@ -56,14 +57,14 @@ def make_store(folder: Path, *, pairs=48, seed=0, countries=("A", "B"), lonely=4
         held = table[table[q].notna()]
         target = folder / q
         target.mkdir(parents=True)
-        for resolution, name in shard_files(modality, 0).items():
+        for resolution, path in Shard(0, (), None, modality, target).files.items():
             bands = modality.at(resolution)
             shape = (len(held), len(bands), bands[0].size, bands[0].size)
             level = np.array([label.sum() for label in held["labels"]])[:, None, None, None]
             values = rng.normal(level, 20, shape) + (100 if q == "s2" else -120)
             if q == "s2":
                 values = np.clip(values, 0, 65535)
-            np.save(target / name, values.astype(bands[0].dtype))
+            np.save(path, values.astype(bands[0].dtype))
         groups = group_columns(table, list(archive.modalities))
         write_index(target, modality, table, 4096, "test", groups=groups)
     write_labels(folder / "labels", table, archive)

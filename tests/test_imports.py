@@ -17,6 +17,7 @@ BASE = {
     "code",
     "cache",
     "processes",
+    "tar",
     "units",
     "randomness",
 }  # everyone may import these

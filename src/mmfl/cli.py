@@ -274,6 +274,7 @@ def _download(params: Params, archive: str, out: Path, parallel: int = 4) -> Non
         out=out,
         parallel=parallel,
         imagery=params.imagery,
+        extract=params.download.extract,
     )
 
 

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import rasterio
 
 from mmfl.archives import get
 from mmfl.archives.bigearthnet import CLASSES, CORINE
+from mmfl.archives.bigearthnet_v1 import TOP
 from mmfl.clients.manifest import build
 from mmfl.errors import UserError
+from mmfl.steps import split
 
 ARCHIVE = get("bigearthnet-v1")
 SUMMER = {  # June to August, training split, without snow, cloud or shadow
@@ -236,3 +239,38 @@ def test_a_patch_without_any_of_the_classes_is_left_out(real, caplog):
     found, faults = ARCHIVE.labelled(real, rows)
     assert not faults and victim not in set(found["pair"]) and len(found) == len(rows) - 1
     assert "1 patches have none of the 19 classes" in caplog.text
+
+
+@pytest.mark.parametrize("lost", ["none", "labels", "class", "image"])
+def test_from_tars_to_the_bit(real, tmp_path, lost):
+    """As .tar.gz, labels in them: what is encoded is that of the extracted archive."""
+    snow = {"snow": True, "cloud_or_shadow": False, "shard_size": 2, "on_error": "skip"}
+    folder = real / "BigEarthNet-S2-Example" / ARCHIVE.metadata(real)["s2"].iloc[1]
+    if lost == "image":
+        shutil.rmtree(folder)
+    elif lost != "none":
+        content = {"labels": ["Airports"]} if lost == "class" else {}
+        (folder / f"{folder.name}_labels_metadata.json").write_text(json.dumps(content))
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    names = {"s1": "BigEarthNet-S1-v1.0", "s2": "BigEarthNet-S2-v1.0"}
+    for item in real.iterdir():
+        if not item.is_dir():
+            shutil.copy(item, packed)
+    for q, name in names.items():
+        with tarfile.open(packed / f"{name}.tar.gz", "w:gz", compresslevel=1) as tar:
+            tar.add(real / TOP[q][-1], name)
+    assert ARCHIVE.packs("BigEarthNet-S1-v1.0.tar.gz") and not ARCHIVE.packs("x.tar.gz")
+    found = []
+    for root in (real, packed):
+        out = tmp_path / f"{root.name}-out"
+        split.run(ARCHIVE.name, root=root, out=out, store=tmp_path / f"{root.name}-store", **snow)
+        found.append({p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()})
+    labels = pd.read_parquet(tmp_path / "packed-out" / "labels" / "index.parquet")
+    assert len(labels) == (5 if lost in ("labels", "class") else 6)
+    one, other = (
+        {p: data for p, data in files.items() if p.name != "skipped.csv"} for files in found
+    )
+    assert one == other
+    listed = [pd.read_csv(tmp_path / f"{n}-out/labels/skipped.csv") for n in (real.name, "packed")]
+    assert listed[0][["patch", "reason"]].equals(listed[1][["patch", "reason"]])

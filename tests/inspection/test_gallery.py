@@ -32,6 +32,9 @@ class Stub:
     def modality(self, name):
         return MASK if name == "mask" else self.modalities[name]
 
+    def packed(self, root, modality):
+        return None
+
     def shape(self, root, modality, patch):
         return SHAPES[patch]
 

@@ -212,3 +212,16 @@ def test_exit_status(run, tmp_path, monkeypatch, capsys):
     for path in (tmp_path / "nothing", tmp_path / "p.html", tmp_path):
         assert command(monkeypatch, str(path)) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_tars_are_said_not_to_be_looked_into(archive, tmp_path):
+    root = tmp_path / "packed"
+    root.mkdir()
+    for item in archive.iterdir():
+        if item.name == "BigEarthNet-S1":
+            (root / "BigEarthNet-S1.tar.zst").write_bytes(b"")
+        else:
+            (root / item.name).symlink_to(item)
+    found = inspect(root, full=True)
+    assert any("BigEarthNet-S1.tar.zst" in note for note in found.notes)
+    assert not found.damage and found.facts["Patches read"].startswith("24 of 48")

@@ -86,7 +86,7 @@ from mmfl.steps import split
 write_chunk = writer.write_chunk
 def die_in_the_fourth_shard(archive, root, modality, skip, chunk):
     done = write_chunk(archive, root, modality, skip, chunk)
-    if "00003" in chunk.files[10].name:
+    if "00003" in chunk.targets[10].path.name:
         os.kill(os.getpid(), signal.SIGKILL)
     return done
 writer.write_chunk = die_in_the_fourth_shard

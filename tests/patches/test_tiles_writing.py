@@ -11,7 +11,7 @@ import pytest
 from drawn_tiles import TILE_SHAPES, drawn_tiles, make_tiles
 from mmfl.archives.base import MASK
 from mmfl.errors import DamagedFile
-from mmfl.patches import writer
+from mmfl.patches import shards, writer
 from mmfl.patches.reader import Patches
 from mmfl.patches.tiles import Tiles
 
@@ -66,7 +66,7 @@ def test_tiles_of_several_shapes_come_back_to_the_bit(tmp_path, tiles, choice, c
 def test_shards_hold_at_most_so_many_bytes(tmp_path, monkeypatch):
     """A tile that is larger alone has a shard of its own."""
     limit = 2 * 32 * 32 * 4 * 2  # two tiles of 32 x 32 of s1
-    monkeypatch.setattr(writer, "SHARD_BYTES", limit)
+    monkeypatch.setattr(shards, "SHARD_BYTES", limit)
     folder = tmp_path / "patches"
     make_tiles(folder)
     check(folder)
@@ -77,7 +77,7 @@ def test_shards_hold_at_most_so_many_bytes(tmp_path, monkeypatch):
         found.setdefault(pixels.shape[2:], []).append(len(pixels))
     assert sorted(found) == sorted(TILE_SHAPES)
     assert sorted(found[32, 32]) == [2, 2] and found[9, 12] == [4]
-    monkeypatch.setattr(writer, "SHARD_BYTES", 1)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
     make_tiles(tmp_path / "single")
     assert len(list((tmp_path / "single" / "s1").glob("*.npy"))) == 23
     check(tmp_path / "single")

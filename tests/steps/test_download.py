@@ -58,9 +58,9 @@ def write_manifest(folder: Path, **changed: object) -> None:
     (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
 
 
-def run(**options: Path | None) -> tuple[bytes, bytes]:
+def run(**options: object) -> tuple[bytes, bytes]:
     """Run the step; the bytes of its two outputs."""
-    given = {"manifest": Path("manifest.yaml"), "local": None, **options}
+    given = {"manifest": Path("manifest.yaml"), "local": None, "extract": True, **options}
     out = Path("data/raw", NAME)
     download.run(NAME, store=Path(".cache/download"), out=out, **given)  # type: ignore[arg-type]
     assert sorted(item.name for item in out.iterdir()) == ["files.csv", "root.json", "scenes.csv"]
@@ -84,6 +84,19 @@ def test_everything_meets_in_one_root(published: Path) -> None:
         data = path.read_bytes()
         assert rows[path.name]["bytes"] == str(len(data))
         assert rows[path.name]["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_tars_of_images_stay_packed(published: Path) -> None:
+    """The split reads them as streams: a root with four links, and no file besides the download."""
+    table, where = run(extract=False)
+    root = Path(json.loads(where)["root"])
+    names = {path.name for path in (published / "published").iterdir()}
+    assert {item.name for item in root.iterdir()} == names
+    assert (root / "BigEarthNet-S1.tar.zst").resolve().is_relative_to(Path(".cache").resolve())
+    kept = [path for path in Path(".cache").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not [path for path in kept if path.suffix == ".tif"]
+    extracted, elsewhere = run(extract=True)
+    assert extracted == table and elsewhere != where
 
 
 def test_idempotent_and_deterministic(published: Path) -> None:

@@ -7,11 +7,12 @@ metadata table comes from and where a band of a patch lies. Reading pixels is th
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pandas as pd
 import rasterio
 import rasterio.env
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
 
 from mmfl.errors import DamagedFile, UserError
 from mmfl.params import tasks
@@ -107,6 +109,11 @@ class Mask:
     transform: tuple[float, ...] | None = None
 
 
+LABELS = "labels"  # what `Archive.member` calls a file with the labels of a patch
+Labels = Mapping[str, "np.ndarray | str"]
+"""patch -> sorted class indices, or why they cannot be read."""
+NOTHING: Mapping[str, Labels] = {}
+
 MASK = Modality(tasks.MASK, (Band("class", 10, None, "uint8", nodata=IGNORED),))
 
 
@@ -142,11 +149,16 @@ class Archive(ABC):
         """
 
     def labelled(
-        self, root: Path, rows: pd.DataFrame, workers: int = 1
+        self,
+        root: Path,
+        rows: pd.DataFrame,
+        workers: int = 1,
+        told: Mapping[str, Labels] = NOTHING,
     ) -> tuple[pd.DataFrame, list[Fault]]:
         """Rows of `metadata` with labels that lie beside the images; those without are faults.
 
-        For the pixel task from the masks, with the columns `MASK_COLUMNS`.
+        For the pixel task from the masks, with the columns `MASK_COLUMNS`. `told`: modality -> the
+        labels that its tar holds.
         """
         return label_tiles(self, root, rows, workers) if self.task == "pixel" else (rows, [])
 
@@ -190,6 +202,33 @@ class Archive(ABC):
         except RasterioError as error:
             raise DamagedFile(path, f"cannot be read ({_one_line(error)}); {REMEDY}") from None
 
+    def packed(self, root: Path, modality: str) -> Path | None:
+        """The tar that holds a modality where it is not extracted; None where it is.
+
+        Its members are then read as a stream: `member` says what they are.
+        """
+        return None
+
+    def packs(self, name: str) -> bool:
+        """Whether a file of this name is a tar that `packed` finds."""
+        return False
+
+    def member(self, modality: str, path: str) -> tuple[str, str] | None:
+        """(patch, band) of a file in a tar, or (patch, `LABELS`); None: of no use."""
+        parts = path.split("/")
+        if len(parts) < 2 or not parts[-1].startswith(f"{parts[-2]}_"):
+            return None
+        what, _, end = parts[-1][len(parts[-2]) + 1 :].rpartition(".")
+        known = end == "tif" and any(band.name == what for band in self.modality(modality).bands)
+        return (parts[-2], what) if known else None
+
+    def labels_of(self, data: bytes) -> np.ndarray:
+        """Sorted class indices, int8, from a file that `member` calls `LABELS`.
+
+        Raises ValueError, KeyError or TypeError for one that cannot be read.
+        """
+        raise NotImplementedError(f"{self.name} keeps no labels beside its images")
+
     def modality(self, name: str) -> Modality:
         """The modality of this name; `UserError` names the known ones."""
         if name == MASK.name and self.task == "pixel":
@@ -215,6 +254,14 @@ class Archive(ABC):
             return self.mask(root, patch).classes[None]
         bands = self.modality(modality).at(resolution)
         return np.stack([self.read(root, modality, patch, band.name) for band in bands])
+
+
+def parsed(archive: Archive, data: bytes) -> np.ndarray | str:
+    """The labels in a file's content, or why they cannot be read."""
+    try:
+        return archive.labels_of(data)
+    except (ValueError, KeyError, TypeError) as error:
+        return _one_line(error) or type(error).__name__
 
 
 def label_tiles(
@@ -266,20 +313,26 @@ def pixels_only() -> Iterator[None]:
         yield
 
 
-def read_band(path: Path, band: Band) -> np.ndarray:
-    """Pixels of a single-band raster file, checked against `band`: (size, size), native dtype."""
+def read_band(path: Path, band: Band, data: bytes | None = None) -> np.ndarray:
+    """Pixels of a single-band raster file, checked against `band`: (size, size), native dtype.
+
+    `data`: the file's content where it is no file but a member of a tar; `path` names it then.
+    """
     try:
-        with (
-            nullcontext() if rasterio.env.hasenv() else pixels_only(),
-            rasterio.open(path, driver="GTiff") as source,
-        ):
-            _check(path, band, source)
+        with ExitStack() as stack:
+            if not rasterio.env.hasenv():
+                stack.enter_context(pixels_only())
+            if data is None:
+                source = stack.enter_context(rasterio.open(path, driver="GTiff"))
+            else:
+                memory = stack.enter_context(MemoryFile(data, filename=path.name))
+                source = stack.enter_context(memory.open(driver="GTiff"))
+            _check(path, band, source, data)
             pixels = source.read(1)
     except RasterioError as error:
-        found = f"cannot be read ({_one_line(error)})" if path.exists() else "is missing"
-        raise DamagedFile(
-            path, f"band {band.name} {found}, expected a whole GeoTIFF; {REMEDY}"
-        ) from error
+        there = data is not None or path.exists()
+        found = f"cannot be read ({_without_folder(error, path)})" if there else "is missing"
+        raise DamagedFile(path, unreadable(band, found)) from error
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         count = int((~np.isfinite(pixels)).sum())
         raise DamagedFile(
@@ -288,17 +341,28 @@ def read_band(path: Path, band: Band) -> np.ndarray:
     return pixels
 
 
-def _check(path: Path, band: Band, source: rasterio.DatasetReader) -> None:
+def unreadable(band: Band, found: str) -> str:
+    """Why a band's file is of no use."""
+    return f"band {band.name} {found}, expected a whole GeoTIFF; {REMEDY}"
+
+
+def _check(path: Path, band: Band, source: rasterio.DatasetReader, data: bytes | None) -> None:
     assert band.size is not None
     found = f"{source.count} x {source.height} x {source.width} {source.dtypes[0]}"
     expected = f"1 x {band.size} x {band.size} {band.dtype}"
     if found != expected:
         raise DamagedFile(path, f"band {band.name} is {found}, expected {expected}; {REMEDY}")
     least = band.size**2 * np.dtype(band.dtype).itemsize
-    if source.compression is None and path.stat().st_size < least:  # GDAL would read zeros
+    size = path.stat().st_size if data is None else len(data)
+    if source.compression is None and size < least:  # GDAL would read zeros
         raise DamagedFile(
             path, f"band {band.name} holds fewer bytes than its pixels, {least:,}; {REMEDY}"
         )
+
+
+def _without_folder(error: BaseException, path: Path) -> str:
+    """The message, with the file's bare name: its folder may be one in memory."""
+    return re.sub(rf"/[^\s']*/{re.escape(path.name)}", path.name, _one_line(error))
 
 
 def _one_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ classes); Clasen et al., arXiv 2407.03653 (v2). Licence of both: CDLA-Permissive
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmfl.archives.base import Band, Modality
@@ -117,6 +118,22 @@ def modalities(statistics: dict[str, tuple[float, float]]) -> dict[str, Modality
         )
         for name, dtype, bands in (("s1", "float32", S1_BANDS), ("s2", "uint16", S2_BANDS))
     }
+
+
+PACKED = (".tar.zst", ".tar.gz", ".tar")
+
+
+def packed(root: Path, tops: tuple[str, ...]) -> Path | None:
+    """The tar of a modality, where none of the folders that it would unpack to is there."""
+    if any((root / top).is_dir() for top in tops):
+        return None
+    files = (root / f"{top}{end}" for top in tops for end in PACKED)
+    return next((file for file in files if file.is_file()), None)
+
+
+def packs(name: str, tops: Iterable[tuple[str, ...]]) -> bool:
+    """Whether `packed` finds a file of this name."""
+    return any(name == f"{top}{end}" for group in tops for top in group for end in PACKED)
 
 
 def listed(folder: Path) -> dict[str, Path]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,8 +32,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mmfl.archives.base import COLUMNS, REMEDY, SEASONS, Archive, Fault, Modality
-from mmfl.archives.bigearthnet import CLASSES, CORINE, listed, modalities
+from mmfl.archives.base import (
+    COLUMNS,
+    LABELS,
+    NOTHING,
+    REMEDY,
+    SEASONS,
+    Archive,
+    Fault,
+    Labels,
+    Modality,
+    parsed,
+)
+from mmfl.archives.bigearthnet import CLASSES, CORINE, listed, modalities, packed, packs
 from mmfl.errors import UserError
 
 # Statistics of v1.0, per band: mean, standard deviation.
@@ -65,6 +76,7 @@ CLOUD = "patches_with_cloud_and_shadow.csv"
 WITHOUT_CLASS = "patches_with_no_19_class_targets.csv"
 TABLES = (PAIRS, *SPLITS.values(), SNOW, CLOUD, WITHOUT_CLASS)
 PACKED = ("", ".gz", ".bz2")
+JSON = "_labels_metadata.json"
 # S2A_MSIL2A_20170613T101031_87_48; the time has five digits where the hour has one
 S2_NAME = r"^S2[AB]_MSIL2A_\d{4}(?P<month>0[1-9]|1[0-2])\d{2}T\d{5,6}_\d{1,2}_\d{1,2}$"
 # S1A_IW_GRDH_1SDV_20170613T165043_33UUP_87_48
@@ -121,10 +133,14 @@ class BigEarthNetV1(Archive):
         return result[list(COLUMNS)]
 
     def labelled(
-        self, root: Path, rows: pd.DataFrame, workers: int = 1
+        self,
+        root: Path,
+        rows: pd.DataFrame,
+        workers: int = 1,
+        told: Mapping[str, Labels] = NOTHING,
     ) -> tuple[pd.DataFrame, list[Fault]]:
         """See `Archive.labelled`: from the json beside the Sentinel-2 image, else Sentinel-1's."""
-        read = partial(self._labels, {q: self._top(Path(root), q) for q in TOP})
+        read = partial(self._labels, {q: self._top(Path(root), q) for q in TOP}, told)
         with ThreadPoolExecutor(max(workers, 4)) as pool:  # waits for the disk, not for the CPU
             found = list(pool.map(read, rows["s1"], rows["s2"], chunksize=256))
         faults = [item for item in found if isinstance(item, Fault)]
@@ -153,29 +169,56 @@ class BigEarthNetV1(Archive):
         """See `Archive.patch_folder`."""
         return self._top(Path(root), modality) / patch
 
+    def packed(self, root: Path, modality: str) -> Path | None:
+        """See `Archive.packed`."""
+        return packed(Path(root), TOP[modality])
+
+    def packs(self, name: str) -> bool:
+        """See `Archive.packs`."""
+        return packs(name, TOP.values())
+
+    def member(self, modality: str, path: str) -> tuple[str, str] | None:
+        """See `Archive.member`."""
+        if path.endswith(JSON):
+            folder, _, name = path.rpartition("/")
+            patch = name.removesuffix(JSON)
+            return (patch, LABELS) if folder.rpartition("/")[2] == patch else None
+        return super().member(modality, path)
+
+    def labels_of(self, data: bytes) -> np.ndarray:
+        """See `Archive.labels_of`."""
+        return _classes(json.loads(data)["labels"])
+
     def _top(self, root: Path, modality: str) -> Path:
         """The modality's folder: the first of `TOP` that is there."""
         self.modality(modality)
         tops = [root / name for name in TOP[modality]]
         return next((top for top in tops if top.is_dir()), tops[0])
 
-    def _labels(self, tops: dict[str, Path], s1: str | None, s2: str | None) -> np.ndarray | Fault:
+    def _labels(
+        self, tops: dict[str, Path], told: Mapping[str, Labels], s1: str | None, s2: str | None
+    ) -> np.ndarray | Fault:
         """Sorted class indices, int8."""
         paths = [
-            ("s2", s2, tops["s2"] / str(s2) / f"{s2}_labels_metadata.json"),
-            ("s1", s1, tops["s1"] / str(s1) / f"{s1}_labels_metadata.json"),
+            (q, name, tops[q] / str(name) / f"{name}{JSON}") for q, name in (("s2", s2), ("s1", s1))
         ]
-        for _, name, path in paths:
+        for q, name, path in paths:
             if name is None:
                 continue
-            try:
-                return _classes(json.loads(path.read_bytes())["labels"])
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                text = " ".join(str(error).split()) or type(error).__name__
-                return Fault("", str(s2), str(path), f"labels not readable ({text}); {REMEDY}")
+            found = told[q].get(name) if q in told else self._read_labels(path)
+            if isinstance(found, str):
+                return Fault("", str(s2), str(path), f"labels not readable ({found}); {REMEDY}")
+            if found is not None:
+                return found
         return Fault("", str(s2), str(paths[0][2]), f"is missing, expected the labels; {REMEDY}")
+
+    def _read_labels(self, path: Path) -> np.ndarray | str | None:
+        try:
+            return parsed(self, path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return " ".join(str(error).split())
 
 
 def _classes(names: Iterable[str]) -> np.ndarray:

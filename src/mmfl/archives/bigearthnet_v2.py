@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmfl.archives.base import COLUMNS, SEASONS, SPLITS, Archive, Band, Modality, read_band
-from mmfl.archives.bigearthnet import CLASSES, CORINE, listed, modalities
+from mmfl.archives.bigearthnet import CLASSES, CORINE, listed, modalities, packed, packs
 from mmfl.errors import DamagedFile, UserError
 
 # Statistics of v2.0's training split, per band: mean, standard deviation.
@@ -119,6 +119,14 @@ class BigEarthNetV2(Archive):
         """See `Archive.patch_folder`."""
         folder, parts = FOLDERS[modality]
         return Path(root) / folder / patch.rsplit("_", parts)[0] / patch
+
+    def packed(self, root: Path, modality: str) -> Path | None:
+        """See `Archive.packed`."""
+        return packed(Path(root), FOLDERS[modality][:1])
+
+    def packs(self, name: str) -> bool:
+        """See `Archive.packs`."""
+        return packs(name, [folder[:1] for folder in FOLDERS.values()])
 
     def reference_map(self, root: Path, patch: str) -> np.ndarray:
         """Class of each pixel of a patch's reference map, (120, 120) uint8; 255: no target.

@@ -39,10 +39,15 @@ def inspect_archive(root: Path, name: str, full: bool) -> Findings:
         found.notes.append(f"Excluded patches not looked at: {error}")
     rows, faults = sift(archive, root, every, workers=4)
     found.damage += [str(fault) for fault in faults]
-    describe(found, archive, rows)
-    damaged = _read(found, archive, root, rows, full)
+    if packed := {q: tar for q in archive.modalities if (tar := archive.packed(root, q))}:
+        names = ", ".join(tar.name for tar in packed.values())
+        found.notes.append(f"Not looked into, as only a split reads them: {names}")
+    if rows["labels"].notna().all():
+        describe(found, archive, rows)
+    read = [q for q in archive.modalities if q not in packed]
+    damaged = _read(found, archive, root, rows, read, full)
     good = rows[~rows[list(archive.modalities)].isin(damaged).any(axis=1)]
-    found.gallery = pictures(archive, root, good)
+    found.gallery = None if packed else pictures(archive, root, good)
     return found
 
 
@@ -92,12 +97,13 @@ def class_counts(labels: pd.Series, classes: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _read(
-    found: Findings, archive: Archive, root: Path, rows: pd.DataFrame, full: bool
+    found: Findings, archive: Archive, root: Path, rows: pd.DataFrame, read: list[str], full: bool
 ) -> set[str]:
-    """Read patches; those that are damaged."""
+    """Read patches of some modalities; those that are damaged."""
     damaged: set[str] = set()
     count = 0
-    for q, modality in archive.modalities.items():
+    for q in read:
+        modality = archive.modality(q)
         names = rows[q].dropna().tolist()
         chosen = names if full else [names[i] for i in spaced(len(names), READ)]
         count += len(chosen)

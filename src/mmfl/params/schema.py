@@ -359,10 +359,14 @@ def step_values(
     dump = params.model_dump(mode="json")
     if step in ("simulate", "download"):
         if archive in SIMULATED:
-            return {"simulate": {key: dump["simulate"][key] for key in DRAWN[archive]}}
+            drawn = {key: dump["simulate"][key] for key in DRAWN[archive]}
+            return {"simulate": drawn, "extract": params.download.extract}
         if archive in params.folders:
             return {"folder": params.folders[archive]}
-        values = {"local": dump["download"]["local"].get(archive)}
+        values = {
+            "local": dump["download"]["local"].get(archive),
+            "extract": params.download.extract,
+        }
         found_by_stac = archive == "dynamicworld-expert"
         return values | ({"imagery": params.imagery.choice()} if found_by_stac else {})
     if step == "split":

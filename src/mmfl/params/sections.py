@@ -41,7 +41,10 @@ class Download(Section):
     """Where an archive's bytes come from."""
 
     local: dict[str, str] = Field(
-        {}, description="archive name -> folder of an extracted copy, used in place"
+        {}, description="archive name -> folder of a local copy, used in place"
+    )
+    extract: bool = Field(
+        False, description="unpack the tars of images, which split reads as a stream otherwise"
     )
 
 

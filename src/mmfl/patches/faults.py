@@ -11,6 +11,7 @@ import pandas as pd
 from mmfl.archives import Archive, Fault
 from mmfl.errors import UserError
 from mmfl.files import atomic
+from mmfl.patches.streaming import Told, missing, read_told, stranger
 
 ON_ERROR = ("stop", "skip")
 COLUMNS = tuple(field.name for field in fields(Fault))
@@ -18,30 +19,44 @@ SKIPPED = "skipped.csv"
 
 
 def sift(
-    archive: Archive, root: Path, rows: pd.DataFrame, workers: int = 1
+    archive: Archive, root: Path, rows: pd.DataFrame, workers: int = 1, store: Path | None = None
 ) -> tuple[pd.DataFrame, list[Fault]]:
     """The rows of `metadata` that can be encoded, with labels, and what is wrong with the rest.
 
     Found without opening an image: a name that is listed twice (none of its rows is kept, as
     nothing says which is right), a patch without a folder (it is then missing in that modality),
-    a folder that the tables do not know, labels that cannot be read.
+    a folder that the tables do not know, labels that cannot be read. Of a modality in a tar, these
+    are known after it was read once, by `store`; before, all that is listed is taken to be there.
     """
     rows, faults = _listed_once(archive, root, rows)
     rows = rows.copy()
-    known = archive.names(root)
+    known: dict[str, set[str]] | None = None
+    told: dict[str, Told] = {}
+    unread = False
     for q in archive.modalities:
-        there = archive.folders(root, q)
-        absent = rows[q].notna() & ~rows[q].isin(there)
+        packed = archive.packed(root, q)
+        if packed is not None:
+            found = None if store is None else read_told(store, q, packed)
+            unread |= found is None
+            if found is None:
+                continue
+            told[q] = found
+            absent = rows[q].isin(found.lost)
+            faults += found.strangers
+        else:
+            known = known or archive.names(root)
+            there = archive.folders(root, q)
+            absent = rows[q].notna() & ~rows[q].isin(there)
+            for patch in sorted(there.keys() - known[q]):
+                faults.append(stranger(q, patch, str(there[patch])))
         for patch in rows.loc[absent, q]:
-            folder = archive.patch_folder(root, q, patch)
-            reason = "is missing, expected the patch's bands; fetch the archive again"
-            faults.append(Fault(q, patch, str(folder), reason))
+            faults.append(missing(q, patch, str(archive.patch_folder(root, q, patch))))
         rows.loc[absent, q] = None
-        for patch in sorted(there.keys() - known[q]):
-            reason = "has no row in the metadata, expected one; complete the tables"
-            faults.append(Fault(q, patch, str(there[patch]), reason))
     rows = held(archive, rows)
-    rows, unlabelled = archive.labelled(root, rows, workers)
+    if unread:
+        return rows, faults
+    labels = {q: found.labels for q, found in told.items()}
+    rows, unlabelled = archive.labelled(root, rows, workers, labels)
     return rows, [*faults, *unlabelled]
 
 

@@ -42,6 +42,7 @@ def run(
     out: Path,
     parallel: int = PARALLEL,
     imagery: Imagery | None = None,
+    extract: bool = False,
     pause: float = 1.0,
 ) -> None:
     """Write `out/files.csv` (name, bytes, sha256) and `out/root.json` (where the archive lies).
@@ -58,6 +59,7 @@ def run(
         out: folder of the three outputs, which hold no dates.
         parallel: files or images fetched at a time; it changes no byte.
         imagery: where the imagery of label tiles comes from; None fetches none.
+        extract: unpack the tars that the split could read as a stream, too.
         pause: first back-off of `fetch_imagery` in seconds.
 
     Raises:
@@ -67,7 +69,7 @@ def run(
     if local is not None:
         rows, root = _local(archive, local)
     elif manifest is not None:
-        rows, root = _fetched(archive, manifest, store, parallel)
+        rows, root = _fetched(archive, manifest, store, parallel, extract)
     else:
         raise UserError(f"download.{archive}: found neither a manifest nor download.local; set one")
     images = root / IMAGERY
@@ -87,13 +89,20 @@ def run(
     write_json(out / "root.json", {"root": _relative(root)})
 
 
-def _fetched(archive: str, manifest: Path, store: Path, parallel: int) -> tuple[list[Row], Path]:
-    """Fetch and unpack everything; all of it meets as links in one folder of the store."""
+def _fetched(
+    archive: str, manifest: Path, store: Path, parallel: int, extract: bool
+) -> tuple[list[Row], Path]:
+    """Fetch everything and unpack what has to be; it meets as links in one folder of the store."""
     listed = read_manifest(manifest)
     if listed.archive != archive:
         raise UserError(
             f"{manifest}: archive: found {listed.archive}, expected {archive}; name another file"
         )
+    described = get(archive)
+    unpacked = {
+        file.name: file.unpack and (extract or not described.packs(file.name))
+        for file in listed.files
+    }
     rows: list[Row] = []
     members: dict[str, Path] = {}
     for file, path in _each(listed.files, store, parallel):
@@ -103,7 +112,7 @@ def _fetched(archive: str, manifest: Path, store: Path, parallel: int) -> tuple[
             text = "%s: no checksum in %s, found sha256:%s; put it there for others to check"
             log.info(text, file.name, manifest, sha256)
         found = {file.name: path}
-        if file.unpack:
+        if unpacked[file.name]:
             folder = path.with_name(f"{path.name}.unpacked")
             unpack(path, folder)
             found = {item.name: item for item in sorted(folder.iterdir())}
@@ -115,7 +124,10 @@ def _fetched(archive: str, manifest: Path, store: Path, parallel: int) -> tuple[
             )
         members |= found
     key = digest(
-        [[file.name, file.unpack, row[2]] for file, row in zip(listed.files, rows, strict=True)]
+        [
+            [file.name, unpacked[file.name], row[2]]
+            for file, row in zip(listed.files, rows, strict=True)
+        ]
     )
     root = store / f"{archive}-{key}"
     root.mkdir(parents=True, exist_ok=True)

@@ -6,14 +6,16 @@ import logging
 import shutil
 from pathlib import Path
 
+import pandas as pd
 from tqdm import tqdm
 
-from mmfl.archives import get
+from mmfl.archives import Archive, Fault, get
 from mmfl.archives.base import MASK
 from mmfl.errors import UserError
 from mmfl.files import materialise
 from mmfl.patches.faults import SKIPPED, held, refuse, sift, write_skipped
 from mmfl.patches.labels import write_store
+from mmfl.patches.shards import shown
 from mmfl.patches.writer import encode, write_labels
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def run(
 
     Args:
         archive: its name in the registry.
-        root: folder of the extracted archive.
+        root: folder of the archive, extracted or with the tars of its images.
         out: gets a folder per modality, and `labels`, with a table of what was skipped.
         store: folder of this archive and these choices alone; a killed run goes on from it.
         shard_size: patches in a shard.
@@ -53,37 +55,29 @@ def run(
             f"{root}: found no patch after the exclusions, expected some; "
             "set split.snow or split.cloud_or_shadow to true"
         )
-    rows, faults = sift(described, root, metadata, workers)
-    if on_error == "stop":
-        refuse(faults)
+    skip = on_error == "skip"
+    stores = [*([MASK.name] if described.task == "pixel" else []), *described.modalities]
+
+    def sifted() -> tuple[pd.DataFrame, list[Fault]]:
+        rows, faults = sift(described, root, metadata, workers, store)
+        if not skip:
+            refuse(faults)
+        if described.task == "pixel":
+            rows[MASK.name] = rows["pair"]
+        return rows, faults
+
     for left in store.glob(".*.tmp"):  # by a process that was killed
         left.unlink()
-    stores = list(described.modalities)
-    if described.task == "pixel":
-        rows[MASK.name] = rows["pair"]
-        stores.insert(0, MASK.name)
-    total = sum(int(rows[name].notna().sum()) for name in stores)
-    folders = []
-    with tqdm(total=total, desc=f"split {archive}", unit="patch") as bar:
-        for modality in stores:
-            folder, damaged = encode(
-                described,
-                root,
-                store,
-                modality=modality,
-                metadata=rows,
-                shard_size=shard_size,
-                workers=workers,
-                skip=on_error == "skip",
-                progress=bar.update,
-            )
-            folders.append(folder)
-            faults += damaged
-            lost = {fault.patch for fault in damaged}
-            if modality == MASK.name:
-                rows = rows[~rows[modality].isin(lost)].reset_index(drop=True)
-            rows[modality] = rows[modality].where(~rows[modality].isin(lost), None)
-    rows = held(described, rows)
+    rows, faults = sifted()
+    folders, damaged = _encoded(described, root, store, rows, shard_size, workers, skip)
+    while any(described.packed(root, q) for q in described.modalities):
+        before = rows
+        rows, faults = sifted()  # a tar says at its end what it lacks
+        if rows[["pair", *stores]].equals(before[["pair", *stores]]):
+            break
+        folders, damaged = _encoded(described, root, store, rows, shard_size, workers, skip)
+    faults = [*faults, *damaged]
+    rows = held(described, _less(rows, stores, damaged))
     if rows.empty:
         raise UserError(f"{root}: found no patch that can be used, expected some; see {faults[0]}")
     if faults:
@@ -91,14 +85,49 @@ def run(
     for folder in folders:
         materialise(folder, out / folder.name)
     write_labels(out / "labels", rows, described)
-    write_skipped(out / "labels" / SKIPPED, faults, lambda file: _shown(file, root))
+    write_skipped(out / "labels" / SKIPPED, faults, lambda file: shown(file, root))
     for folder in out.iterdir():  # of another description of the archive
         if folder.is_dir() and folder.name not in (*stores, "labels"):
             shutil.rmtree(folder)
     write_store(out)
 
 
-def _shown(file: str, root: Path) -> str:
-    """A file's name below the archive's root, so that the table does not depend on the machine."""
-    path, root = Path(file), root if root.is_dir() else root.parent
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else file
+def _encoded(
+    archive: Archive,
+    root: Path,
+    store: Path,
+    rows: pd.DataFrame,
+    shard_size: int,
+    workers: int,
+    skip: bool,
+) -> tuple[list[Path], list[Fault]]:
+    """The folders of all modalities (and of the masks first), and the patches left out."""
+    stores = [*([MASK.name] if archive.task == "pixel" else []), *archive.modalities]
+    total = sum(int(rows[name].notna().sum()) for name in stores)
+    folders: list[Path] = []
+    faults: list[Fault] = []
+    with tqdm(total=total, desc=f"split {archive.name}", unit="patch") as bar:
+        for modality in stores:
+            folder, damaged = encode(
+                archive,
+                root,
+                store,
+                modality=modality,
+                metadata=_less(rows, stores, faults),
+                shard_size=shard_size,
+                workers=workers,
+                skip=skip,
+                progress=bar.update,
+            )
+            folders.append(folder)
+            faults += damaged
+    return folders, faults
+
+
+def _less(rows: pd.DataFrame, stores: list[str], faults: list[Fault]) -> pd.DataFrame:
+    """The rows without damaged patches; a tile without its mask is none."""
+    rows = rows.copy()
+    for q in stores:
+        lost = {fault.patch for fault in faults if fault.modality == q}
+        rows[q] = rows[q].where(~rows[q].isin(lost), None)
+    return rows[rows[MASK.name].notna()].reset_index(drop=True) if MASK.name in rows else rows

@@ -6,6 +6,7 @@ a GeoTIFF, PNG or npy file on disk, or a fault.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mmfl.archives.base import MASK, Archive, Band, Fault, Mask, Modality
+from mmfl.archives.base import MASK, NOTHING, Archive, Band, Fault, Labels, Mask, Modality
 from mmfl.archives.folder import files
 from mmfl.archives.folder import table as tables
 from mmfl.errors import DamagedFile, UserError
@@ -59,10 +60,14 @@ class Folder(Archive):
         return tables.metadata(self.described, tables.read_table(self.described, root), root)
 
     def labelled(
-        self, root: Path, rows: pd.DataFrame, workers: int = 1
+        self,
+        root: Path,
+        rows: pd.DataFrame,
+        workers: int = 1,
+        told: Mapping[str, Labels] = NOTHING,
     ) -> tuple[pd.DataFrame, list[Fault]]:
         """See `Archive.labelled`; an image that covers other ground is a fault and not there."""
-        rows, faults = super().labelled(root, rows, workers)
+        rows, faults = super().labelled(root, rows, workers, told)
         rows = rows.copy()
         with ThreadPoolExecutor(max(workers, 1)) as pool:
             looked = list(pool.map(lambda pair: self.misplaced(root, pair), rows["pair"]))
