@@ -3,15 +3,18 @@
 import os
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # pytest's processes fill the cores; for torch, so before it
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from drawn_tiles import make_tiles
 from mmfl.archives import get
-from mmfl.patches.labels import write_labels, write_store
+from mmfl.patches.labels import write_store
 from mmfl.patches.shards import Shard
-from mmfl.patches.writer import group_columns, write_index
+from mmfl.patches.tables import group_columns
+from mmfl.patches.writer import write_index, write_labels
 
 # Minutes each, so they begin first; `make test` gives whole files to processes in this order.
 LONGEST = ("test_slurm.py", "test_pipeline.py", "test_dvc.py", "test_after_pull.py")

@@ -10,8 +10,8 @@ import pandas as pd
 
 from mmfl.archives.base import MASK, Archive, Band, Mask, Modality
 from mmfl.params.tasks import IGNORED
-from mmfl.patches.labels import write_labels, write_store
-from mmfl.patches.writer import encode
+from mmfl.patches.labels import write_store
+from mmfl.patches.writer import encode, write_labels
 
 TILE_BANDS = {"s1": ("VV", "VH"), "s2": ("B02", "B04", "B08"), "dem": ("height",)}
 TILE_SHAPES = ((16, 16), (32, 32), (21, 16), (16, 33), (9, 12), (40, 24))  # windows: 16 px

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,18 @@ def test_imports_can_be_found_without_running(file: Path) -> None:
     """The code digests follow import statements only, so nothing is imported by a made-up name."""
     assert "importlib.import_module" not in file.read_text()
     assert "__import__(" not in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("steps", "slow"),
+    [
+        ("train, evaluate", {"sklearn", "scipy.stats", "rasterio", "openpyxl", "matplotlib"}),
+        ("report", {"torch", "sklearn", "scipy.stats", "openpyxl"}),
+    ],
+)
+def test_a_step_imports_nothing_slow_that_it_does_not_need(steps: str, slow: set[str]) -> None:
+    """A method has a process per step, and each of these takes up to a second."""
+    program = f"import sys; from mmfl.steps import {steps}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not slow & set(done.stdout.split())

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, f1_score
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
 
 from mmfl.evaluation.metrics import best_thresholds, scores
 
@@ -24,6 +24,31 @@ def test_equals_scikit_learn_with_ties(drawn):
         expected = average_precision_score(labels, probabilities, average=mean)
         assert found[f"ap_{mean}"] == pytest.approx(expected, abs=1e-12)
     assert found["classes"] == 7 and found["ap"].shape == found["f1"].shape == (7,)
+
+
+@pytest.mark.parametrize("digits", [1, 2, 7])
+@pytest.mark.parametrize("count", [3, 40, 3000])
+def test_the_bits_of_scikit_learn(count, digits):
+    """Many ties or none, single and double precision; every sum in its order."""
+    rng = np.random.default_rng(count)
+    for kind in (np.float32, np.float64):
+        labels = rng.random((count, 9)) < rng.random(9)
+        labels[0] = True
+        values = np.round(np.clip(rng.normal(0.4 + 0.2 * labels, 0.3), 0, 1), digits).astype(kind)
+        predicted, found = values >= 0.5, scores(labels, values)
+        assert (found["ap"] == average_precision_score(labels, values, average=None)).all()
+        assert found["ap_micro"] == average_precision_score(labels, values, average="micro")
+        assert (found["f1"] == f1_score(labels, predicted, average=None, zero_division=0)).all()
+        for mean in ("micro", "weighted"):
+            expected = f1_score(labels, predicted, average=mean, zero_division=0)
+            assert found[f"f1_{mean}"] == expected
+        for own, column, value in zip(
+            best_thresholds(labels, values), labels.T, values.T, strict=True
+        ):
+            precision, recall, cuts = precision_recall_curve(column, value)
+            total = precision + recall
+            f1 = (2 * precision * recall / np.where(total, total, 1))[:-1]
+            assert own == cuts[np.flatnonzero(np.isclose(f1, f1.max(), rtol=0, atol=1e-12))[-1]]
 
 
 def test_by_hand():

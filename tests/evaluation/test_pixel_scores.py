@@ -37,6 +37,22 @@ def test_equals_scikit_learn_on_the_pixels(true):
     assert np.isnan(found["iou"][absent]).all() and np.isnan(found["f1"][absent]).all()
 
 
+@pytest.mark.parametrize("classes", [1, 2, 5, 12])
+def test_the_bits_of_scikit_learn_from_counts(classes):
+    """Counts as weights of the pairs (truth, predicted); some classes without a pixel."""
+    rng = np.random.default_rng(classes)
+    rows, columns = (index.ravel() for index in np.indices((classes, classes)))
+    for size in (10, 1000, 10**9):
+        matrix = rng.integers(1, size, (classes, classes)) * (rng.random((classes, 1)) < 0.8)
+        matrix[0] += 1
+        found, present = pixel_scores(matrix), np.flatnonzero(matrix.sum(axis=1))
+        own = {"sample_weight": matrix.ravel(), "labels": present, "zero_division": 0}
+        assert (found["iou"][present] == jaccard_score(rows, columns, average=None, **own)).all()
+        assert (found["f1"][present] == f1_score(rows, columns, average=None, **own)).all()
+        assert found["f1_weighted"] == f1_score(rows, columns, average="weighted", **own)
+        assert found["accuracy"] == accuracy_score(rows, columns, sample_weight=matrix.ravel())
+
+
 def test_equals_torchmetrics():
     functional = pytest.importorskip("torchmetrics.functional.classification")
     torch = pytest.importorskip("torch")

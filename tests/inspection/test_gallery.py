@@ -11,8 +11,7 @@ import rasterio
 from mmfl.archives.base import MASK, Band, Mask, Modality, pixels_only
 from mmfl.errors import UserError
 from mmfl.inspection.gallery import load_gallery
-from mmfl.patches.labels import write_labels
-from mmfl.patches.writer import encode
+from mmfl.patches.writer import encode, write_labels
 from mmfl.reporting.gallery import Location, Tile
 
 PAIRS = [f"p{i}" for i in range(5)]

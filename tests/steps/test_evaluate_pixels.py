@@ -20,8 +20,7 @@ from mmfl.clients.manifest import build, write_manifest
 from mmfl.models.network import Network
 from mmfl.params import Params
 from mmfl.params.tasks import IGNORED
-from mmfl.patches.labels import write_labels
-from mmfl.patches.writer import encode
+from mmfl.patches.writer import encode, write_labels
 from mmfl.steps import evaluate, train
 
 BANDS = {"s1": ["VV", "VH"], "s2": ["B02", "B03", "B08"]}

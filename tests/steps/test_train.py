@@ -47,11 +47,12 @@ def project(store, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def command(cache: str, workers: int = 1) -> subprocess.Popen:
+def command(cache: str, workers: int = 1, threads: int = 1) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "mmfl.cli", "train", "--archive", ARCHIVE, "--method", METHOD,
          "--workers", str(workers)],
-        env=os.environ | {"MMFL_CACHE": cache}, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"MMFL_CACHE": cache, "OMP_NUM_THREADS": str(threads)},
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -94,7 +95,7 @@ def test_killed_twice_it_ends_with_the_bits_of_an_undisturbed_run(project):
     expected = contents()
     Path("runs").rename("before")
     for least, workers in ((3, 1), (10, 2)):
-        job = command("killed", workers)
+        job = command("killed", workers, threads=3)  # what a process may use changes no bit
         while job.poll() is None:
             found = sorted(Path("killed").glob("train/*/.work/round-*.safetensors"))
             if found and int(found[-1].stem.rpartition("-")[2]) >= least:

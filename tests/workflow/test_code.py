@@ -77,3 +77,5 @@ def test_modules_of_the_project() -> None:
     assert "mmfl/steps/train.py" in code.modules("train")
     assert "mmfl/steps/evaluate.py" not in code.modules("train")
     assert "mmfl/cli.py" not in code.modules("train")
+    for step in ("partition", "train", "evaluate"):  # they see stores, whatever the archive
+        assert not [name for name in code.modules(step) if name.startswith("mmfl/archives/")]

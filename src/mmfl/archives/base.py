@@ -24,11 +24,11 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from mmfl.errors import DamagedFile, UserError
-from mmfl.params.tasks import IGNORED
+from mmfl.params import tasks
+from mmfl.params.tasks import IGNORED, MASK_COLUMNS
 
 REMEDY = "fetch it again, or leave it out with split.on_error: skip"
 COLUMNS = ("pair", "s1", "s2", "split", "country", "month", "season", "tile", "labels")
-MASK_COLUMNS = ("labels", "height", "width", "crs", "transform")  # of `labels/index.parquet`
 SPLITS = ("train", "validation", "test")
 log = logging.getLogger(__name__)
 SEASONS = {month: ["DJF", "MAM", "JJA", "SON"][month % 12 // 3] for month in range(1, 13)}
@@ -114,7 +114,7 @@ Labels = Mapping[str, "np.ndarray | str"]
 """patch -> sorted class indices, or why they cannot be read."""
 NOTHING: Mapping[str, Labels] = {}
 
-MASK = Modality("mask", (Band("class", 10, None, "uint8", nodata=IGNORED),))
+MASK = Modality(tasks.MASK, (Band("class", 10, None, "uint8", nodata=IGNORED),))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mmfl.clients.scenarios import NEEDS, SCENARIOS, Scenario, by_column
 from mmfl.errors import UserError
 from mmfl.files import atomic
 from mmfl.params.sections import stored
-from mmfl.patches.writer import group_columns
+from mmfl.patches.tables import group_columns
 
 COLUMNS = ["client", "group", "modality", "pair", "split"]
 LOCATION = ["pair", "split", "labels"]

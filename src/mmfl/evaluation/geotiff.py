@@ -13,9 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import rasterio
-from rasterio import Affine
-from rasterio.errors import NotGeoreferencedWarning
+from affine import Affine
 
 from mmfl.params.tasks import IGNORED
 
@@ -55,6 +53,9 @@ def write_class_map(
         colours: "#rrggbb" of each class, for the colour table.
         georeference: (CRS, transform from column and row to its coordinates).
     """
+    import rasterio  # not needed to score labels
+    from rasterio.errors import NotGeoreferencedWarning
+
     height, width = classes.shape
     profile = {
         "driver": "GTiff", "dtype": "uint8", "count": 1, "height": height, "width": width,

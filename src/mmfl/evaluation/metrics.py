@@ -1,9 +1,9 @@
-"""Multi-label scores, from scikit-learn.
+"""Multi-label scores, scikit-learn's to the bit without its second of import in every process.
 
-Average precision is scikit-learn's step-wise sum, AP = Σ (R_k − R_{k−1}) P_k, without
-interpolation. A class without a positive label has no average precision; it is left out of the
-macro and weighted means (of F1 too), and `classes` counts those that remain. Micro means pool every
-decision about every class, false alarms for an absent class included.
+Average precision is the step-wise sum, AP = Σ (R_k − R_{k−1}) P_k, without interpolation. A class
+without a positive label has no average precision; it is left out of the macro and weighted means
+(of F1 too), and `classes` counts those that remain. Micro means pool every decision about every
+class, false alarms for an absent class included.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
 
 MEANS = ("ap_macro", "ap_micro", "f1_macro", "f1_micro", "f1_weighted")
 
@@ -49,15 +48,14 @@ def scores(
         )
         return {**means, "ap": ap, "f1": f1, "classes": 0}
     for index in np.flatnonzero(present):
-        ap[index] = average_precision_score(truth[:, index], values[:, index])
-    columns = _columns(truth[:, present]), _columns(predicted[:, present])
-    f1[present] = f1_score(*columns, average=None, zero_division=0)[:count]
+        ap[index] = average_precision(truth[:, index], values[:, index])
+    f1[present] = _f1(truth[:, present], predicted[:, present])
     support = truth[:, present].sum(axis=0)
     return {
         "ap_macro": float(ap[present].mean()),
-        "ap_micro": float(average_precision_score(truth.ravel(), values.ravel())),
+        "ap_micro": average_precision(truth.ravel(), values.ravel()),
         "f1_macro": float(f1[present].mean()),
-        "f1_micro": float(f1_score(truth.ravel(), predicted.ravel(), zero_division=0)),
+        "f1_micro": float(_f1(truth.ravel(), predicted.ravel())),
         "f1_weighted": float(np.average(f1[present], weights=support)),
         "ap": ap,
         "f1": f1,
@@ -73,11 +71,33 @@ def best_thresholds(labels: NDArray[Any], probabilities: NDArray[Any]) -> NDArra
     truth, values = _checked(labels, probabilities)
     best = np.full(truth.shape[1], 0.5)
     for index in np.flatnonzero(truth.any(axis=0)):
-        precision, recall, cuts = precision_recall_curve(truth[:, index], values[:, index])
-        total = precision[:-1] + recall[:-1]
-        f1 = 2 * precision[:-1] * recall[:-1] / np.where(total, total, 1)
-        best[index] = cuts[np.flatnonzero(np.isclose(f1, f1.max(), rtol=0, atol=1e-12))[-1]]
+        precision, recall, cuts = _curve(truth[:, index], values[:, index])
+        total = precision + recall
+        f1 = 2 * precision * recall / np.where(total, total, 1)
+        best[index] = cuts[np.isclose(f1, f1.max(), rtol=0, atol=1e-12)].max()
     return best
+
+
+def average_precision(truth: NDArray[np.bool_], values: NDArray[Any]) -> float:
+    """Average precision of one class, (N,) and (N,), with at least one positive."""
+    precision, recall, _ = _curve(truth, values)
+    return float((-np.diff(recall, append=0) * precision).sum())
+
+
+def _curve(
+    truth: NDArray[np.bool_], values: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
+    """Precision and recall where all values from a cut up are predicted; cuts ascend."""
+    order = np.argsort(values)[::-1]
+    hits, cuts = np.cumsum(truth[order]), values[order]
+    last = np.append(np.flatnonzero(np.diff(cuts)), len(cuts) - 1)[::-1]  # equal values: together
+    return hits[last] / (last + 1), hits[last] / hits[-1], cuts[last]
+
+
+def _f1(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """F1 of each column that has a positive."""
+    hits = (truth & predicted).sum(axis=0)
+    return np.asarray(2 * hits / (truth.sum(axis=0) + predicted.sum(axis=0)))
 
 
 def _checked(
@@ -90,8 +110,3 @@ def _checked(
     if not np.isfinite(probabilities).all():
         raise ValueError("probabilities: found values that are not finite")
     return labels.astype(bool), probabilities
-
-
-def _columns(values: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """One class alone as (N, 2), so that scikit-learn takes it for multi-label."""
-    return values if values.shape[1] > 1 else np.hstack([values, values])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmfl.federation.optimiser import optimiser
 from mmfl.federation.task import Task
 from mmfl.params.sections import Train
 from mmfl.patches.batching import patterns
@@ -46,7 +47,7 @@ def local_update(
         network, client, broadcast, parameters, start, kept, train.learning_rate, train.momentum
     )
     strategy.begin_client(context)
-    optimiser = _optimiser(list(parameters.values()), train)
+    stepper = optimiser(list(parameters.values()), train)
     losses = {"loss": 0.0, "loss_terms": 0.0}
     samples: dict[tuple[str, ...], int] = {}
     plan = task.plan(client, broadcast.round, steps)
@@ -62,10 +63,10 @@ def local_update(
         for term in terms:
             losses["loss_terms"] += float(term.detach())
             loss = loss + term
-        optimiser.zero_grad(set_to_none=True)
+        stepper.zero_grad()
         loss.backward()
         strategy.edit_gradient(context)
-        optimiser.step()
+        stepper.step()
         context.steps += 1
         for modalities, rows in patterns(context.batch.present):
             samples[modalities] = samples.get(modalities, 0) + len(rows)
@@ -96,12 +97,6 @@ def load(network: nn.Module, strategy: Strategy, broadcast: Broadcast, client: C
                 state[info.key].copy_(broadcast.parameters[strategy.address(info, client)])
             else:
                 state[info.key].zero_()
-
-
-def _optimiser(parameters: list[nn.Parameter], train: Train) -> torch.optim.Optimizer:
-    if train.optimiser == "adam":
-        return torch.optim.Adam(parameters, lr=train.learning_rate)
-    return torch.optim.SGD(parameters, lr=train.learning_rate, momentum=train.momentum)
 
 
 def _update(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from rasterio.transform import Affine
+from affine import Affine
 from torch import Tensor
 
 from mmfl.evaluation.windows import padded

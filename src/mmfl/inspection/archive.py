@@ -14,7 +14,7 @@ from mmfl.errors import DamagedFile, UserError
 from mmfl.inspection.findings import GALLERY, Findings, spaced
 from mmfl.inspection.gallery import MODALITIES
 from mmfl.patches.faults import sift
-from mmfl.patches.writer import group_columns
+from mmfl.patches.tables import group_columns
 from mmfl.reporting.gallery import Gallery, Location, Tile
 
 READ = 64  # patches per modality that are read without --full

@@ -7,25 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from mmfl.archives import Archive
-from mmfl.archives.base import MASK, MASK_COLUMNS
 from mmfl.errors import UserError
 from mmfl.files import file_sha256, read_json, write_json
-from mmfl.patches.writer import group_columns, write_parquet
+from mmfl.params.tasks import MASK
 
 STORE = "store.json"
-
-
-def write_labels(folder: Path, metadata: pd.DataFrame, archive: Archive) -> None:
-    """`index.parquet` (pair, groups, labels as class indices) and `classes.json`.
-
-    For tiles the labels are the classes that occur; height, width, crs and transform come beside.
-    """
-    own = [column for column in MASK_COLUMNS if column in metadata]
-    columns = [*group_columns(metadata, list(archive.modalities)), *own]
-    write_parquet(folder / "index.parquet", metadata[columns].reset_index(drop=True))
-    described = {"task": archive.task, "classes": list(archive.classes)}
-    write_json(folder / "classes.json", described | {"colours": list(archive.colours) or None})
 
 
 def write_store(folder: Path) -> None:
@@ -41,7 +27,7 @@ def write_store(folder: Path) -> None:
 
 def read_modalities(folder: Path) -> list[str]:
     """The modalities of a folder of patches; the masks are none."""
-    return [name for name in read_json(folder / STORE, "split") if name != MASK.name]
+    return [name for name in read_json(folder / STORE, "split") if name != MASK]
 
 
 def read_classes(folder: Path) -> dict[str, Any]:

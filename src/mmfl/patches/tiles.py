@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmfl.archives.base import MASK
 from mmfl.params.tasks import IGNORED
 from mmfl.patches.reader import Patches, blank, resize, runs, sources
 
@@ -76,7 +75,7 @@ class Masks:
 
     def __init__(self, folder: Path) -> None:
         self.patches = Patches(folder)
-        self._resolution = MASK.bands[0].resolution
+        self._resolution = int(self.patches.bands[0]["resolution"])
 
     def rows(self, pairs: np.ndarray) -> np.ndarray:
         """Rows of some pairs; `UserError` for one that has no mask."""

@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from mmfl.archives import Archive, Fault, Modality
-from mmfl.archives.base import MASK, MASK_COLUMNS, pixels_only
+from mmfl.archives.base import MASK, pixels_only
 from mmfl.errors import DamagedFile
-from mmfl.files import atomic, write_json
+from mmfl.files import write_json
+from mmfl.params.tasks import MASK_COLUMNS
 from mmfl.patches import streaming
 from mmfl.patches.shards import (
     Note,
@@ -35,15 +36,10 @@ from mmfl.patches.shards import (
     read_notes,
     whole,
 )
+from mmfl.patches.tables import group_columns, write_parquet
 from mmfl.processes import Map, ahead
 
 CHUNK, CHUNK_BYTES = 32, 6 << 20  # patches that a worker holds at a time, at most
-
-
-def group_columns(metadata: pd.DataFrame, modalities: Sequence[str]) -> list[str]:
-    """The columns that say what a location is: its pair, its split, what it may be grouped by."""
-    other = {*modalities, MASK.name, *MASK_COLUMNS}
-    return [str(column) for column in metadata.columns if column not in other]
 
 
 @dataclass(frozen=True)
@@ -258,10 +254,16 @@ def write_index(
     )
 
 
-def write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table atomically; equal tables give equal bytes with one version of pyarrow."""
-    with atomic(path) as temporary:
-        frame.to_parquet(temporary, index=False)
+def write_labels(folder: Path, metadata: pd.DataFrame, archive: Archive) -> None:
+    """`index.parquet` (pair, groups, labels as class indices) and `classes.json`.
+
+    For tiles the labels are the classes that occur; height, width, crs and transform come beside.
+    """
+    own = [column for column in MASK_COLUMNS if column in metadata]
+    columns = [*group_columns(metadata, list(archive.modalities)), *own]
+    write_parquet(folder / "index.parquet", metadata[columns].reset_index(drop=True))
+    described = {"task": archive.task, "classes": list(archive.classes)}
+    write_json(folder / "classes.json", described | {"colours": list(archive.colours) or None})
 
 
 def _remove_strangers(folder: Path, expected: set[str]) -> None:

@@ -20,7 +20,7 @@ from mmfl.reporting.layout import Table
 from mmfl.reporting.texts import modality_names
 
 TEMPLATE = Path(__file__).with_name("page.html")
-PACKAGES = ("mmfl", "torch", "numpy", "pandas", "scikit-learn", "scipy", "rasterio", "matplotlib")
+PACKAGES = ("mmfl", "torch", "numpy", "pandas", "scipy", "rasterio", "matplotlib")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from mmfl.errors import UserError
 from mmfl.evaluation.bootstrap import bootstrap
 from mmfl.evaluation.statistics import differences, summarise
 from mmfl.files import read_json, write_json, write_text
-from mmfl.inspection.gallery import load_gallery
 from mmfl.params import SIMULATED, Params, clients_name, load, runs
 from mmfl.params.tasks import TASKS, Task
 from mmfl.patches.faults import COLUMNS, SKIPPED, read_skipped
@@ -57,6 +56,8 @@ def run(params: Params, archive: str) -> None:
 
 def run_page(params: Params, archive: str, params_file: Path) -> None:
     """Write `page/<archive>.html`."""
+    from mmfl.inspection.gallery import load_gallery  # with torch, which no table needs
+
     clients = clients_name(params)
     listed = described_runs(params, archive)
     shown = next(r for r in listed if key(r) == params.report.baseline)

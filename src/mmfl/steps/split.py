@@ -14,9 +14,9 @@ from mmfl.archives.base import MASK
 from mmfl.errors import UserError
 from mmfl.files import materialise
 from mmfl.patches.faults import SKIPPED, held, refuse, sift, write_skipped
-from mmfl.patches.labels import write_labels, write_store
+from mmfl.patches.labels import write_store
 from mmfl.patches.shards import shown
-from mmfl.patches.writer import encode
+from mmfl.patches.writer import encode, write_labels
 
 log = logging.getLogger(__name__)
 

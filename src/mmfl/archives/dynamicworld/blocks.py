@@ -13,8 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from rasterio.warp import transform as reproject
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from mmfl.archives.dynamicworld.files import Grid
 
@@ -105,6 +103,9 @@ def _overlaps(box: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _joined(size: int, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    from scipy.sparse import coo_array  # slow to import, and every step that knows archives would
+    from scipy.sparse.csgraph import connected_components
+
     none = np.empty(0, np.int64)
     rows = np.concatenate([none, *(pair[0] for pair in pairs)])
     columns = np.concatenate([none, *(pair[1] for pair in pairs)])

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from openpyxl.utils.exceptions import InvalidFileException
 
 from mmfl.errors import UserError
 
@@ -67,6 +66,8 @@ def _sheets(path: Path) -> dict[str, pd.DataFrame]:
     """The needed columns of every sheet that lists tiles."""
     if not path.is_file():
         raise UserError(f"{path}: not found, expected the tiles' table; run `mmfl download`")
+    from openpyxl.utils.exceptions import InvalidFileException  # as slow to import as pandas
+
     try:
         with pd.ExcelFile(path, engine="openpyxl") as book:
             names = [name for name in book.sheet_names if not str(name).lower().startswith("non")]
