@@ -53,6 +53,7 @@ def deterministic() -> None:
     """One thread and deterministic algorithms, in this process."""
     torch.set_num_threads(1)
     torch.set_deterministic_debug_mode("error")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over every new tensor
     torch.backends.cudnn.benchmark = False
 
 

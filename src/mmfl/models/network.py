@@ -117,7 +117,11 @@ class Network(nn.Module):
         return found
 
     def features(self, modality: str, x: Tensor) -> Features:
-        """(N, C, H, W) -> (N, D); for pixels the maps of N images (`Dense`)."""
+        """(N, C, H, W) -> (N, D); for pixels the maps of N images (`Dense`).
+
+        Every layer keeps the layout of its input, and all are fastest in channels_last.
+        """
+        x = x.contiguous(memory_format=torch.channels_last)
         if self.task == "multilabel":
             return self.backbones[modality](x)
         maps = self.backbone(modality).maps(x)
