@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Effect of faster settings on scores.")
     parser.add_argument("--archive", default="simulated")
     parser.add_argument("--methods", nargs="+", default=["mf", "mf+fw"])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     deterministic()
     params = load("params.yaml").of(given.archive)

@@ -14,6 +14,7 @@ from mmfl.evaluation.protocol import validation_score
 from mmfl.federation.bench import build_bench
 from mmfl.federation.data import Data, Normaliser
 from mmfl.federation.tiles import TileData
+from mmfl.models.compiled import compiled
 from mmfl.models.ensemble import Ensemble
 from mmfl.models.losses import wide
 from mmfl.models.network import Network
@@ -72,6 +73,7 @@ class Classification:
         self.params = params
         self.seed = seed
         self.device = device
+        self._features = compiled(self.network) if params.train.compile else self.network.features
         self._bench = build_bench(self.network, data, normaliser, params, device)
 
     def plan(self, client: Client, round_index: int, steps: int | None) -> list[Step]:
@@ -85,7 +87,7 @@ class Classification:
             if held.any():
                 x = self.data.batch(q, locations[held], turned).to(self.device)
                 inputs[q] = self.normaliser.client(q, x, client.id)
-        features = {q: self.network.features(q, x) for q, x in inputs.items()}
+        features = {q: self._features(q, x) for q, x in inputs.items()}
         labels, loss = self.loss(features, present, locations, turned)
         codes = None if turned is None else turned.codes(self.data.names(locations))
         return Batch(locations, present, inputs, features, labels, loss, codes)

@@ -214,6 +214,7 @@ class Train(Section):
     normalisation: Literal["global", "archive", "client"] = "global"
     augment: bool = Field(True, description="flips and quarter turns")
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = Field(False, description="networks by torch.compile, docs/models.md")
 
     @field_validator("bands")
     @classmethod
