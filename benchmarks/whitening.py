@@ -1,65 +1,87 @@
-"""Step time of feature whitening against batch normalisation.
+"""Step time of feature whitening, and of layouts and precisions, against batch normalisation.
 
     python benchmarks/whitening.py                          # the default of docs/models.md
-    python benchmarks/whitening.py --backbone compact --size 32 --batch 32
+    python benchmarks/whitening.py --backbone compact --size 32
 
-A step is forward, backward and SGD of one backbone. Variants run interleaved, one step of each in
-turn, so that a busy machine slows all of them; printed are the median, the quartiles over the
-repeats of the ratio to batch normalisation within a turn, and the median milliseconds.
+A step is forward, backward and SGD of one backbone in one thread. Variants run interleaved, one
+step of each in turn, and what is compared is the time that the processor spends on them, so that
+little depends on what else a machine does. Printed are the median and the quartiles over the turns
+of the ratio to batch normalisation within a turn, and the median milliseconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from time import process_time
 from typing import Any
 
 import numpy as np
 import torch
 
+from mmfl.federation.workers import deterministic
 from mmfl.models.network import Network, initialise
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "batch norm": {"where": "none"},
-    "stem, every 2nd pixel": {"where": "stem", "stride": 2},
-    "stem": {"where": "stem"},
-    "stem+layer1, every 2nd pixel": {"where": "stem+layer1", "stride": 2},
-    "stem+layer1": {"where": "stem+layer1"},
-    "stem+layer1, zca": {"where": "stem+layer1", "method": "zca"},
-    "all, every 2nd pixel": {"where": "all", "stride": 2},
-    "all": {"where": "all"},
-}
+
+@dataclass(frozen=True)
+class Variant:
+    """What is measured: whitening, layout, precision, whether torch fills every new tensor."""
+
+    whitening: dict[str, Any]
+    layout: torch.memory_format = torch.channels_last
+    bfloat16: bool = False
+    fill: bool = False
+
+
+PLAIN: dict[str, Any] = {"where": "none"}
 BASELINE = "batch norm"
+VARIANTS = {
+    BASELINE: Variant(PLAIN),
+    "batch norm, new tensors filled": Variant(PLAIN, fill=True),
+    "batch norm, contiguous": Variant(PLAIN, torch.contiguous_format),
+    "batch norm, contiguous, filled": Variant(PLAIN, torch.contiguous_format, fill=True),
+    "batch norm, bfloat16": Variant(PLAIN, bfloat16=True),
+    "stem, every 2nd pixel": Variant({"where": "stem", "stride": 2}),
+    "stem": Variant({"where": "stem"}),
+    "stem+layer1, every 2nd pixel": Variant({"where": "stem+layer1", "stride": 2}),
+    "stem+layer1": Variant({"where": "stem+layer1"}),
+    "stem+layer1, bfloat16": Variant({"where": "stem+layer1"}, bfloat16=True),
+    "stem+layer1, zca": Variant({"where": "stem+layer1", "method": "zca"}),
+    "all, every 2nd pixel": Variant({"where": "all", "stride": 2}),
+    "all": Variant({"where": "all"}),
+}
 
 
-def training_step(
-    backbone: str, whitening: dict[str, Any], x: torch.Tensor, layout: torch.memory_format
-) -> Callable[[], None]:
+def training_step(backbone: str, variant: Variant, x: torch.Tensor) -> Callable[[], None]:
     """One step of SGD on images x (N, C, H, W)."""
-    network = Network({"s2": x.shape[1]}, 19, backbone=backbone, whitening=whitening)
+    network = Network({"s2": x.shape[1]}, 19, backbone=backbone, whitening=variant.whitening)
     initialise(network, 0)
-    network.train().to(memory_format=layout)
-    images = x.contiguous(memory_format=layout)
+    network.train().to(memory_format=variant.layout)
+    images = x.contiguous(memory_format=variant.layout)
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
+    trained = network.backbone("s2")
 
     def step() -> None:
+        torch.utils.deterministic.fill_uninitialized_memory = variant.fill
         optimiser.zero_grad(set_to_none=True)
-        network({"s2": images}).square().mean().backward()
+        with torch.autocast("cpu", torch.bfloat16, variant.bfloat16):
+            logits = network.classifier(trained(images))
+        logits.float().square().mean().backward()
         optimiser.step()
 
     return step
 
 
 def measure(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, np.ndarray]:
-    """Seconds (repeats,) of every variant, interleaved, after two turns of warming up."""
+    """Processor seconds (repeats,) of every variant, interleaved, after two turns of warming up."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(repeats + 2):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = process_time()
             step()
             if turn >= 2:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(process_time() - start)
     return {name: np.array(values) for name, values in seconds.items()}
 
 
@@ -81,17 +103,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=120)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1, help="as in training: one per run")
-    parser.add_argument("--channels-last", action="store_true", help="training does not use it")
     args = parser.parse_args()
-    layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    torch.set_num_threads(args.threads)
+    deterministic()
     source = torch.Generator().manual_seed(0)
     x = torch.randn(args.batch, args.bands, args.size, args.size, generator=source)
-    steps = {name: training_step(args.backbone, w, x, layout) for name, w in VARIANTS.items()}
+    steps = {name: training_step(args.backbone, v, x) for name, v in VARIANTS.items()}
     print(
         f"{args.backbone}, {args.bands} bands, {args.size} px, batch {args.batch}, "
-        f"{layout}, {args.threads} thread(s), torch {torch.__version__}, median of {args.repeats}"
+        f"torch {torch.__version__}, median of {args.repeats}"
     )
     print(table(measure(steps, args.repeats)))
 

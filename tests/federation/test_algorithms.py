@@ -76,10 +76,10 @@ def test_a_worker_that_dies_is_named_with_its_client_and_the_run_goes_on(store, 
     fed, initial = federation(store, tmp_path / "work", workers=2)
     batch, parent = fed.task.batch, os.getpid()
 
-    def deadly(client, epoch, locations):  # in the second round's local training of one client
+    def deadly(client, epoch, locations, read):  # in one client's second round
         if client.id == "b-s1" and epoch == 1 and os.getpid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
-        return batch(client, epoch, locations)
+        return batch(client, epoch, locations, read)
 
     fed.task.batch = deadly
     with pytest.raises(UserError, match=r"SIGKILL while it trained the client b-s1, .*run train"):
@@ -94,7 +94,7 @@ def test_a_worker_that_dies_is_named_with_its_client_and_the_run_goes_on(store, 
 def test_a_fault_in_a_worker_is_the_parents_too(store, tmp_path):
     fed, initial = federation(store, tmp_path, workers=2)
 
-    def broken(client, epoch, locations):
+    def broken(client, epoch, locations, read):
         raise UserError("shard 3: damaged, expected pixels; run split again")
 
     fed.task.batch = broken

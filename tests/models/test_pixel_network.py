@@ -106,7 +106,7 @@ def test_the_forward_pass_is_a_u_nets(backbone, depths):
         for key, p in net.named_parameters():
             if p.ndim == 1:
                 p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(len(key))) / 4)
-    x = images(net, (71, 66))["s2"]
+    x = images(net, (71, 66))["s2"].contiguous(memory_format=torch.channels_last)
     w = net.state_dict()
     logits, deep = plain(w, backbone, depths, x, "s2")
     found = net.features("s2", x)

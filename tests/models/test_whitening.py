@@ -6,7 +6,16 @@ import torch
 from torch import nn
 
 from mmfl.errors import UserError
-from mmfl.models.whitening import BatchWhitening2d, moments, shrink, whitening_matrix
+from mmfl.models import whitening
+from mmfl.models.whitening import (
+    FLOOR,
+    BatchWhitening2d,
+    matrix_gradient,
+    moments,
+    shrink,
+    shrink_gradient,
+    whitening_matrix,
+)
 
 
 def draw(*shape, seed=0, dtype=torch.float64):
@@ -93,14 +102,16 @@ def test_dead_and_constant_channels_stay_finite(method, dead):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("last", [False, True])
-def test_layouts_and_strides_against_automatic_differentiation(stride, last):
+@pytest.mark.parametrize("channels", [8, 24])  # one block of groups, and three of them
+def test_layouts_and_strides_against_automatic_differentiation(monkeypatch, stride, last, channels):
     """The gradients written by hand against those of `torch.cov` and a dense 1x1 convolution."""
-    x, weights = correlated(), draw(6, 8, 5, 5, seed=3)
+    monkeypatch.setattr(whitening, "PIECE", 20 * channels)  # some pieces, the last one shorter
+    x, weights = correlated(channels=channels), draw(6, channels, 5, 5, seed=3)
     x = x.contiguous(memory_format=torch.channels_last) if last else x
-    layer = BatchWhitening2d(8, stride=stride).double()
+    layer = BatchWhitening2d(channels, stride=stride).double()
     with torch.no_grad():
-        layer.weight.copy_(draw(8, seed=4))
-        layer.bias.copy_(draw(8, seed=5))
+        layer.weight.copy_(draw(channels, seed=4))
+        layer.bias.copy_(draw(channels, seed=5))
 
     def plain(x):
         flat = x[:, :, ::stride, ::stride].transpose(0, 1).flatten(1)
@@ -122,6 +133,31 @@ def test_layouts_and_strides_against_automatic_differentiation(stride, last):
         into += [out, *torch.autograd.grad((out * weights).sum(), targets)]
     for one, two in zip(found, expected, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shrinkage", ["relative", "absolute"])
+@pytest.mark.parametrize("method", ["cholesky", "zca"])
+def test_gradient_of_the_matrix_is_that_of_torchs_own_factorisations(method, shrinkage):
+    """Three groups of five channels; the last one is below the floor of its mean variance."""
+    root = draw(3, 5, 5)
+    scale = torch.tensor([1.0, 3.0, 1e-4], dtype=torch.float64)[:, None, None]
+    covariance = (root @ root.mT * scale**2).requires_grad_()
+    assert covariance[2].trace() / 5 < FLOOR
+    weights = draw(3, 5, 5, seed=1)
+    shrunk = shrink((covariance + covariance.mT) / 2, 0.1, shrinkage)
+    if method == "cholesky":
+        plain = torch.linalg.inv(torch.linalg.cholesky(shrunk))
+    else:
+        values, vectors = torch.linalg.eigh(shrunk)
+        plain = vectors @ torch.diag_embed(values**-0.5) @ vectors.mT
+    (expected,) = torch.autograd.grad((plain * weights).sum(), covariance)
+    with torch.no_grad():
+        matrix, _ = whitening_matrix(shrunk, method)
+        slope = matrix_gradient(matrix, weights, method)
+        found = shrink_gradient(covariance, slope, 0.1, shrinkage)
+    torch.testing.assert_close(matrix, plain, rtol=1e-8, atol=1e-10)
+    # torch divides by differences of eigenvalues, which are small in the last group
+    torch.testing.assert_close((found + found.mT) / 2, expected, rtol=1e-5, atol=1e-9)
 
 
 def test_fallback_is_counted():

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mmfl.archives import get
 from mmfl.errors import UserError
-from mmfl.patches.augment import Turned, symmetry, turns
+from mmfl.patches.augment import Turned, symmetry, turned, turns
 from mmfl.patches.batching import batches, patterns
 from mmfl.patches.normalisation import Moments, moments, pool
 from mmfl.patches.reader import Images, Patches, runs
@@ -171,6 +171,51 @@ def test_shards_of_several_files_are_read_in_any_order(samples, tmp_path):
         assert np.array_equal(many.read(rows, resolution, channels), expected)
 
 
+@pytest.mark.parametrize("size", [32, 120, 150])
+@pytest.mark.parametrize("q", ["s1", "s2"])
+def test_native_pixels_are_completed_to_the_same_images(store, q, size):
+    """What goes to a GPU as it is stored, and is resized there."""
+    patches = Patches(store[0] / q)
+    names = [band["name"] for band in patches.bands][::-1]
+    images = Images(patches, names, size)
+    buffers = images.buffers(9)
+    stored = {band["dtype"] for band in patches.bands}
+    assert {b.dtype for b in buffers} == {{"uint16": torch.int16}.get(t, torch.float32)
+                                          for t in stored}  # fmt: skip
+    for rows in (rng_rows(40, 9), rng_rows(40, 3)):
+        parts = images.native(rows, buffers)
+        assert all(p.data_ptr() == b.data_ptr() for p, b in zip(parts, buffers, strict=True))
+        assert torch.equal(images.assemble(parts), images.batch(rows))
+
+
+def test_bright_pixels_travel_whole(store):
+    """uint16 beyond 32,767 goes as int16 of the same bits."""
+    path = store[0] / "s2" / "10m-00000.npy"
+    pixels = np.load(path)
+    pixels[3, 2] = 40_000
+    pixels[3, 2, 0, 0] = 65_535
+    np.save(path, pixels)
+    images = Images(Patches(store[0] / "s2"), ["B04"], 120)
+    found = images.assemble(images.native(np.array([3]), images.buffers(1)))
+    assert found.max() == 65_535 and found.min() == 40_000
+
+
+def test_a_few_bands_read_their_bytes_alone(store):
+    """Pages of the file that come into memory: those of the channel, not those of its patch."""
+    path = store[0] / "s2" / "10m-00000.npy"
+    touched = []
+
+    class Counted(np.ndarray):
+        def __getitem__(self, key):
+            touched.append(key)
+            return super().__getitem__(key)
+
+    patches = Patches(store[0] / "s2")
+    patches._maps[10, 0] = np.load(path, mmap_mode="r").view(Counted)
+    Images(patches, ["B03"], 120).batch(np.array([4, 9]))
+    assert touched == [4, slice(1, 2), 9, slice(1, 2)]
+
+
 def test_runs_join_neighbours():
     assert runs([1, 2, 0], [0, 1, 2]) == [
         (slice(1, 3), slice(0, 2)),
@@ -197,7 +242,9 @@ def test_shard_of_another_shape_or_with_objects_is_refused(store):
     pixels = np.load(path)
     for wrong in (pixels[:-1], pixels.astype(np.float64), pixels[:2].astype(object)):
         np.save(path, wrong, allow_pickle=True)
-        with pytest.raises(UserError, match=r"10m-00000.npy: damaged shard .* run split again"):
+        with pytest.raises(
+            UserError, match=r"10m-00000.npy: damaged shard .* `mmfl split --archive patches`"
+        ):
             Images(Patches(store[0] / "s1"), ["VV"], 32).batch(np.array([0]))
 
 
@@ -251,6 +298,13 @@ def test_symmetries_are_the_eight_of_the_square():
     expected = [np.rot90(image, k, (1, 2)) for k in range(4)]
     expected += [turned[:, :, ::-1] for turned in expected]
     assert found == {turned.tobytes() for turned in expected} and len(found) == 8
+
+
+def test_turning_on_a_device_is_the_same():
+    image = torch.arange(2 * 3 * 3.0).reshape(1, 2, 3, 3)
+    for code in range(8):
+        assert torch.equal(turned(image, code)[0], torch.from_numpy(
+            np.ascontiguousarray(symmetry(image[0].numpy(), code))))  # fmt: skip
 
 
 def test_augmentation_is_keyed_and_keeps_pixels():

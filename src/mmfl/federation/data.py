@@ -191,6 +191,20 @@ class Data:
         x = self.images[q].batch(self._row[q][samples], out)
         return x if turned is None else turned.apply(x, self.names(samples))
 
+    def shards(self, client: Client, samples: np.ndarray) -> np.ndarray:
+        """(N,) int64: the shard of each sample, of the first modality that the client has of it."""
+        places = self.places(samples)
+        found = np.zeros(len(samples), np.int64)
+        for q in reversed(client.modalities):
+            rows = self._row[q][places]
+            there = np.isin(samples, client.train[q])
+            found[there] = self.stores[q].shards(rows[there])
+        return found
+
+    def places(self, samples: np.ndarray) -> np.ndarray:
+        """(N,) the location of each sample."""
+        return samples
+
     @property
     def in_memory(self) -> bool:
         """Whether reading a batch is a copy within memory."""

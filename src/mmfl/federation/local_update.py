@@ -104,7 +104,7 @@ def _update(
 ) -> Update:
     network, client, broadcast = context.network, context.client, context.broadcast
     delta = {
-        a: w.detach().cpu().double() - broadcast.parameters[a].double()
+        a: (w.detach().cpu().double() - broadcast.parameters[a].double()).contiguous()
         for a, w in context.parameters.items()
     }
     state = network.state_dict()
@@ -141,7 +141,9 @@ def _rounded(slots: Slots, parameters: Tensors) -> Slots:
     """Tensors at a parameter's address in its type, on the CPU; others as they are."""
     return {
         slot: {
-            a: t.detach().to("cpu", parameters[a].dtype if a in parameters else t.dtype)
+            a: t.detach()
+            .to("cpu", parameters[a].dtype if a in parameters else t.dtype)
+            .contiguous()
             for a, t in tensors.items()
         }
         for slot, tensors in slots.items()

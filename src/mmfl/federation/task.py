@@ -15,6 +15,7 @@ from mmfl.federation.bench import build_bench
 from mmfl.federation.data import Data, Normaliser
 from mmfl.federation.loading import Read, read_ahead
 from mmfl.federation.tiles import TileData
+from mmfl.models.compiled import compiled
 from mmfl.models.ensemble import Ensemble
 from mmfl.models.losses import wide
 from mmfl.models.network import Network
@@ -77,10 +78,11 @@ class Classification:
         self.params = params
         self.seed = seed
         self.device = device
+        self._features = compiled(self.network) if params.train.compile else self.network.features
         self._bench = build_bench(self.network, data, normaliser, params, device)
 
     def plan(self, client: Client, round_index: int, steps: int | None) -> list[Step]:
-        return schedule(client, self.params, self.seed, round_index, steps)
+        return schedule(client, self.params, self.seed, round_index, steps, self.data.shards)
 
     def read(self, client: Client, plan: Sequence[Step]) -> Iterator[Read]:
         requests = [(locations, self._turned(epoch)) for epoch, _, locations in plan]
@@ -96,7 +98,7 @@ class Classification:
             read = next(self.read(client, [(epoch, False, locations)]))
         turned = self._turned(epoch)
         inputs = {q: self.normaliser.client(q, x, client.id) for q, x in read.images.items()}
-        features = {q: self.network.features(q, x) for q, x in inputs.items()}
+        features = {q: self._features(q, x) for q, x in inputs.items()}
         labels, loss = self.loss(features, read.present, locations, turned)
         codes = None if turned is None else turned.codes(self.data.names(locations))
         return Batch(locations, read.present, inputs, features, labels, loss, codes)
@@ -143,12 +145,18 @@ class Segmentation(Classification):
 
 
 def schedule(
-    client: Client, params: Params, seed: int, round_index: int, steps: int | None
+    client: Client,
+    params: Params,
+    seed: int,
+    round_index: int,
+    steps: int | None,
+    shards: Callable[[Client, np.ndarray], np.ndarray] | None = None,
 ) -> list[Step]:
     """The steps of a round.
 
-    Each epoch is a permutation keyed by (seed, epoch, client). With a fixed number of steps per
-    round, rounds go on where the round before stopped within an epoch.
+    Each epoch is a permutation keyed by (seed, epoch, client), see `shuffled`. With a fixed number
+    of steps per round, rounds go on where the round before stopped within an epoch. `shards` says
+    in which shard each of a client's samples lies.
     """
     locations = client.locations
     slices = batches(len(locations), params.train.batch)
@@ -159,9 +167,26 @@ def schedule(
     for step in range(first, first + count):
         epoch, position = divmod(step, len(slices))
         if epoch not in orders:
-            orders[epoch] = generator(seed, "order", epoch, client.id).permutation(locations)
+            rng, window = generator(seed, "order", epoch, client.id), params.train.window
+            numbers = shards(client, locations) if shards is not None and window else None
+            orders[epoch] = shuffled(locations, numbers, window, rng)
         plan.append((epoch, epoch == last_epoch, orders[epoch][slices[position]]))
     return plan
+
+
+def shuffled(
+    samples: np.ndarray, shards: np.ndarray | None, window: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Samples (N,) in random order; with a window, so many shards after one another.
+
+    The shards (N,) come in random order; the samples of `window` of them are shuffled together, so
+    that a network disk reads one stretch of files at a time.
+    """
+    if not window or shards is None:
+        return rng.permutation(samples)
+    numbers = rng.permutation(np.unique(shards))
+    groups = [numbers[start : start + window] for start in range(0, len(numbers), window)]
+    return np.concatenate([rng.permutation(samples[np.isin(shards, group)]) for group in groups])
 
 
 def classification_loss(

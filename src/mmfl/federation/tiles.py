@@ -101,6 +101,10 @@ class TileData(Data):
         crs, transform = (self.table[name].iloc[location] for name in ("crs", "transform"))
         return None if crs is None or transform is None else (str(crs), Affine(*transform))
 
+    def places(self, samples: np.ndarray) -> np.ndarray:
+        """See `Data.places`."""
+        return self._tile[samples]
+
     @property
     def in_memory(self) -> bool:
         """See `Data.in_memory`: windows of few tiles stay in the system's memory."""
@@ -118,8 +122,8 @@ class TileData(Data):
         out: Tensor | None = None,
     ) -> Tensor:
         """See `Data.batch`."""
-        shape = (len(samples), self.images[q].channels, self.size, self.size)
-        x = torch.empty(shape) if out is None else out
+        channels = self.images[q].channels
+        x = torch.empty((len(samples), channels, self.size, self.size)) if out is None else out
         for target, sample in zip(x, samples.tolist(), strict=True):
             tile, (top, left) = self._tile[sample], self._corner[sample].tolist()
             shape = self.shape(tile)

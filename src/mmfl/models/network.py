@@ -96,6 +96,7 @@ class Network(nn.Module):
         self.share_from_stage = share_from_stage
         if share_from_stage is not None:
             self._tie(share_from_stage)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _tie(self, first: int) -> None:
         reference = self.backbone(self.modalities[0])
@@ -117,7 +118,11 @@ class Network(nn.Module):
         return found
 
     def features(self, modality: str, x: Tensor) -> Features:
-        """(N, C, H, W) -> (N, D); for pixels the maps of N images (`Dense`)."""
+        """(N, C, H, W) -> (N, D); for pixels the maps of N images (`Dense`).
+
+        In channels_last, in which convolutions and norm layers are fastest (docs/models.md).
+        """
+        x = x.contiguous(memory_format=torch.channels_last)
         if self.task == "multilabel":
             return self.backbones[modality](x)
         maps = self.backbone(modality).maps(x)

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,65 +21,77 @@ from torch.nn import functional as F
 from mmfl.errors import UserError
 
 FLOOR = 1e-6
+PIECE = 1 << 18  # numbers: 1 MB of float32
+BLOCK = 16  # channels; smaller products than 16 x 16 are slower, larger ones waste more zeros
 
 
 def moments(x: Tensor, group: int, stride: int = 1) -> tuple[Tensor, Tensor]:
     """Mean (C,) and biased covariance (C/g, g, g) of x (N, C, H, W), at every stride-th pixel."""
-    mean, covariance = _Moments.apply(x, group, stride)
-    return mean, covariance
+    seen = pixels(x, stride)
+    mean = seen.mean(dim=0)
+    return mean, products(seen, seen, group, mean) / len(seen)
 
 
-class _Moments(torch.autograd.Function):
-    """`moments` with its gradient written out: one grouped product in place of six passes over x.
+def pixels(x: Tensor, stride: int = 1) -> Tensor:
+    """(N, C, H, W) -> (M, C), every stride-th pixel of every image; no copy of channels_last."""
+    return x[:, :, ::stride, ::stride].permute(0, 2, 3, 1).flatten(0, 2)
 
-    With M pixels and the incoming gradients m of the mean and S of the covariance,
 
-        dL/dx = 1/M [(S + S^T) (x - mu) + m]
-    """
+def products(x: Tensor, y: Tensor, group: int, mean: Tensor) -> Tensor:
+    """x^T (y - mean) of each group's channels, for x and y (M, C), mean (C,): (C/g, g, g)."""
+    channels = x.shape[1]
+    size = block(channels, group)
+    dense = x.new_zeros(channels // size, size, size)
+    for rows in _pieces(x):
+        left, right = x[rows], y[rows] - mean
+        for number, start in enumerate(range(0, channels, size)):
+            part = slice(start, start + size)
+            dense[number].addmm_(left[:, part].T, right[:, part])
+    return _groups(dense, group).flatten(0, 1)
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: int, stride: int) -> tuple[Tensor, Tensor]:
-        seen = x[:, :, ::stride, ::stride]
-        n, channels, height, width = seen.shape
-        pixels = n * height * width
-        mean = seen.mean(dim=(0, 2, 3))
-        centred = (seen - mean[:, None, None]).reshape(n, channels // group, group, -1)
-        covariance = (centred @ centred.transpose(2, 3)).sum(dim=0) / pixels
-        ctx.save_for_backward(x, mean)
-        ctx.stride = stride
-        return mean, covariance
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_mean: Tensor, grad_cov: Tensor) -> tuple[Tensor, None, None]:
-        x, mean = ctx.saved_tensors
-        seen = x[:, :, :: ctx.stride, :: ctx.stride]
-        pixels = seen.numel() // seen.shape[1]
-        kernel = (grad_cov + grad_cov.transpose(1, 2)) / pixels
-        grad = grouped(kernel, seen, grad_mean / pixels - apart(kernel, mean))
-        if ctx.stride > 1:
-            full = torch.zeros_like(x)
-            full[:, :, :: ctx.stride, :: ctx.stride] = grad
-            grad = full
-        return grad, None, None
+def grouped(terms: Sequence[tuple[Tensor, Tensor]], shift: Tensor) -> Tensor:
+    """shift (C,) + the sum of K x over the terms: x (M, C), each group's K (C/g, g, g); (M, C)."""
+    group, channels = terms[0][1].shape[-1], len(shift)
+    size = block(channels, group)
+    matrices = []
+    for _, kernel in terms:
+        dense = kernel.new_zeros(channels // size, size, size)
+        view = _groups(dense, group)
+        view.copy_(kernel.mT.reshape(view.shape))
+        matrices.append(dense)
+    out = torch.empty_like(terms[0][0])
+    for rows in _pieces(out):
+        piece = out[rows]
+        piece.copy_(shift)
+        for (x, _), dense in zip(terms, matrices, strict=True):
+            for number, start in enumerate(range(0, channels, size)):
+                part = slice(start, start + size)
+                piece[:, part].addmm_(x[rows, part], dense[number])
+    return out
+
+
+def _pieces(x: Tensor) -> Iterator[slice]:
+    """Rows of x (M, C), so many at a time that they stay in the processor's cache."""
+    count = max(1, PIECE // x.shape[1])
+    return (slice(start, start + count) for start in range(0, len(x), count))
+
+
+def _groups(dense: Tensor, group: int) -> Tensor:
+    """(B, n, n) -> (B, n/g, g, g), a view of the blocks on the diagonals."""
+    batch, count = len(dense), dense.shape[1] // group
+    blocks = dense.view(batch, count, group, count, group)
+    return blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+
+
+def block(channels: int, group: int) -> int:
+    """Channels, some whole groups, that are multiplied at a time as one dense matrix."""
+    return group * math.gcd(channels // group, max(BLOCK // group, 1))
 
 
 def apart(kernel: Tensor, vector: Tensor) -> Tensor:
     """Each group's matrix (C/g, g, g) times its part of a vector (C,)."""
     return (kernel @ vector.reshape(len(kernel), -1, 1)).reshape(-1)
-
-
-def grouped(kernel: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    """Grouped 1x1 convolution: kernel (C/g, g, g), x (N, C, H, W), bias (C,) -> (N, C, H, W).
-
-    On a CPU with contiguous x as a batched matrix product, which takes a third of the time.
-    """
-    groups, size = len(kernel), kernel.shape[-1]
-    if x.device.type == "cpu" and x.is_contiguous():
-        n, _, height, width = x.shape
-        out = kernel @ x.reshape(n, groups, size, height * width)
-        return (out + bias.reshape(groups, size, 1)).reshape(x.shape)
-    return F.conv2d(x, kernel.reshape(groups * size, size, 1, 1), bias, groups=groups)
 
 
 def shrink(
@@ -92,6 +106,18 @@ def shrink(
     return (1 - epsilon) * covariance + epsilon * trace[..., None, None] * eye
 
 
+def shrink_gradient(
+    covariance: Tensor, grad: Tensor, epsilon: float, shrinkage: Literal["relative", "absolute"]
+) -> Tensor:
+    """dL/dSigma from that of `shrink`'s result, all (G, g, g)."""
+    found = (1 - epsilon) * grad
+    if shrinkage == "relative":
+        above = covariance.diagonal(dim1=-2, dim2=-1).mean(dim=-1) >= FLOOR
+        share = epsilon * above * grad.diagonal(dim1=-2, dim2=-1).mean(dim=-1)
+        found.diagonal(dim1=-2, dim2=-1).add_(share[:, None])
+    return found
+
+
 def whitening_matrix(
     shrunk: Tensor, method: Literal["cholesky", "zca"] = "cholesky"
 ) -> tuple[Tensor, int]:
@@ -101,41 +127,42 @@ def whitening_matrix(
     of the mean variance; the groups concerned are counted.
     """
     if method == "zca":
-        root: Tensor = _InverseRoot.apply(shrunk)
-        return root, 0
+        values, vectors = torch.linalg.eigh(shrunk)
+        root = values.clamp_min(FLOOR * 1e-3).sqrt()
+        return vectors / root[..., None, :] @ vectors.mT, 0
     eye = torch.eye(shrunk.shape[-1], dtype=shrunk.dtype, device=shrunk.device)
     factor, info = torch.linalg.cholesky_ex(shrunk)
-    fallbacks = int((info != 0).sum())
+    fallbacks = int(info.count_nonzero())
     if fallbacks:
         factor = _raised(shrunk, eye, info)
     return torch.linalg.solve_triangular(factor, eye.expand_as(shrunk), upper=False), fallbacks
 
 
-class _InverseRoot(torch.autograd.Function):
-    """Sigma^(-1/2) of symmetric Sigma (G, g, g), with a gradient that stays finite.
+def matrix_gradient(
+    matrix: Tensor, grad: Tensor, method: Literal["cholesky", "zca"] = "cholesky"
+) -> Tensor:
+    """dL/dSigma (G, g, g), up to its antisymmetric part, from W and dL/dW of `whitening_matrix`.
+
+    cholesky: with Phi the lower triangle, its diagonal halved (Murray, 1602.07527),
+
+        dL/dSigma = -W^T Phi(dL/dW W^T) W
+
+    zca: with the eigenvalues r_i of W and its eigenvectors V, from W Sigma W = I,
+
+        dL/dSigma = -V [ (V^T sym(dL/dW) V)_ij r_i^2 r_j^2 / (r_i + r_j) ] V^T
 
     That of `eigh` divides by differences of eigenvalues and is NaN where two are equal, as in a
-    group of dead channels. With Sigma = V diag(s^2) V^T, from W Sigma^(1/2) = I:
-
-        dL/dSigma = -V [ (V^T sym(dL/dW) V)_ij / (s_i s_j (s_i + s_j)) ] V^T
+    group of dead channels; these are finite.
     """
-
-    @staticmethod
-    def forward(ctx: Any, shrunk: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh(shrunk)
-        root = values.clamp_min(FLOOR * 1e-3).sqrt()
-        ctx.save_for_backward(root, vectors)
-        return vectors / root[..., None, :] @ vectors.transpose(-1, -2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        root, vectors = ctx.saved_tensors
-        row, column = root[..., :, None], root[..., None, :]
-        symmetric = (grad + grad.transpose(-1, -2)) / 2
-        inner = vectors.transpose(-1, -2) @ symmetric @ vectors
-        inner = -inner / (row * column * (row + column))
-        return vectors @ inner @ vectors.transpose(-1, -2)
+    if method == "zca":
+        values, vectors = torch.linalg.eigh(matrix)
+        row, column = values[..., :, None], values[..., None, :]
+        inner = vectors.mT @ (grad + grad.mT) @ vectors / 2
+        inner = inner * (row * column).square() / (row + column)
+        return -(vectors @ inner @ vectors.mT)
+    inner = (grad @ matrix.mT).tril()
+    inner.diagonal(dim1=-2, dim2=-1).mul_(0.5)
+    return -(matrix.mT @ inner @ matrix)
 
 
 def _raised(shrunk: Tensor, eye: Tensor, info: Tensor) -> Tensor:
@@ -149,6 +176,60 @@ def _raised(shrunk: Tensor, eye: Tensor, info: Tensor) -> Tensor:
         if not info.any():
             break
     return factor
+
+
+class _Whitened(torch.autograd.Function):
+    """gamma W (x - mu) + beta with the mean mu and the matrix W of x itself.
+
+    The gradient is written out: with y's gradient D (M, C) at M pixels, K = gamma W, the mean and
+    the covariance Sigma taken at m of them, and S = dL/dSigma,
+
+        dL/dx = D K,  and at the m pixels also  + 1/m [(x - mu) (S + S^T) - (sum D) K]
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        statistics: tuple[Tensor, Tensor, Tensor],
+        layer: BatchWhitening2d,
+    ) -> Tensor:
+        mean, covariance, matrix = statistics
+        kernel = matrix * weight.reshape(-1, layer.group, 1)
+        ctx.save_for_backward(x, weight, mean, covariance, matrix, kernel)
+        ctx.layer = layer
+        return images(grouped([(pixels(x), kernel)], bias - apart(kernel, mean)), x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        x, weight, mean, covariance, matrix, kernel = ctx.saved_tensors
+        layer, group = ctx.layer, ctx.layer.group
+        flat = pixels(grad)
+        total = flat.sum(dim=0)
+        grad_kernel = products(flat, pixels(x), group, mean)
+        grad_weight = (grad_kernel * matrix).sum(dim=2).reshape(-1)
+        grad_kernel *= weight.reshape(-1, group, 1)
+        slope = matrix_gradient(matrix, grad_kernel, layer.method)
+        slope = shrink_gradient(covariance, slope, layer.epsilon, layer.shrinkage)
+        seen = pixels(x, layer.stride)
+        slope = (slope + slope.mT) / len(seen)
+        shift = -apart(slope, mean) - apart(kernel.mT, total) / len(seen)
+        if layer.stride == 1:
+            found = images(grouped([(flat, kernel.mT), (seen, slope)], shift), x)
+        else:
+            found = images(grouped([(flat, kernel.mT)], torch.zeros_like(shift)), x)
+            part = found[:, :, :: layer.stride, :: layer.stride]
+            part += images(grouped([(seen, slope)], shift), part)
+        return found, grad_weight, total, None, None
+
+
+def images(flat: Tensor, like: Tensor) -> Tensor:
+    """(M, C) -> (N, C, H, W) of the shape of `like`, in channels_last: not copied."""
+    n, channels, height, width = like.shape
+    return flat.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 class BatchWhitening2d(nn.Module):
@@ -198,18 +279,23 @@ class BatchWhitening2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             wide = x if x.dtype == torch.float64 else x.float()
-            if self.training:
-                mean, covariance = moments(wide, self.group, self.stride)
-                self._track(mean, covariance)
-            else:
+            weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
+            with torch.no_grad():
                 mean, covariance = self.running_mean, self.running_cov
-            matrix, fallbacks = whitening_matrix(
-                shrink(covariance, self.epsilon, self.shrinkage), self.method
-            )
-            self.fallbacks += fallbacks
-            # gamma W (x - mu) + beta as one product
-            kernel = matrix * self.weight.to(wide.dtype).reshape(-1, self.group, 1)
-            out = grouped(kernel, wide, self.bias.to(wide.dtype) - apart(kernel, mean))
+                if self.training:
+                    mean, covariance = moments(wide, self.group, self.stride)
+                    self._track(mean, covariance)
+                shrunk = shrink(covariance, self.epsilon, self.shrinkage)
+                matrix, fallbacks = whitening_matrix(shrunk, self.method)
+                self.fallbacks += fallbacks
+            if self.training:
+                out = _Whitened.apply(wide, weight, bias, (mean, covariance, matrix), self)
+            else:
+                kernel = matrix * weight.reshape(-1, self.group, 1)
+                shift = bias - apart(kernel, mean)
+                out = F.conv2d(
+                    wide, kernel.reshape(-1, self.group, 1, 1), shift, groups=len(kernel)
+                )
         return out.to(x.dtype)
 
     @torch.no_grad()

@@ -208,6 +208,9 @@ class Train(Section):
     )
     rounds: int = Field(10, ge=1)
     epochs: int = Field(1, ge=1, description="local epochs of a round")
+    window: int = Field(
+        0, ge=0, description="shards whose samples are shuffled together (network disks); 0: all"
+    )
     batch: int = Field(32, ge=2)
     optimiser: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = Field(0.05, gt=0)
@@ -217,6 +220,7 @@ class Train(Section):
     normalisation: Literal["global", "archive", "client"] = "global"
     augment: bool = Field(True, description="flips and quarter turns")
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = Field(False, description="networks by torch.compile, docs/models.md")
 
     @field_validator("bands")
     @classmethod

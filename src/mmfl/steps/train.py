@@ -104,7 +104,8 @@ def train_one(
     """Train one seed in the cache; its work in progress stays beside its results."""
     deterministic()
     task, strategy, statistics = parts_of(spec, params, data, chosen[0])
-    initial = {k: v.detach().cpu().clone() for k, v in task.network.state_dict().items()}
+    state = task.network.state_dict()
+    initial = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
 
     cells = _cells(spec.method, params)
 
