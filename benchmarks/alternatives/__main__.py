@@ -38,6 +38,7 @@ from benchmarks.alternatives.readers import READERS, Reader
 from safetensors.torch import load_file
 
 BOUND = 1e-5  # of the difference of two weights; those of float32 rounding are below 1e-6
+LONGEST = 1200  # seconds of a job; one that takes longer is ended
 TURN = 0.3  # seconds that a reader's turn should take, at least
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 JOBS = {
@@ -123,22 +124,29 @@ def federated(folder: Path, repeats: int) -> tuple[list[Row], list[Row]]:
     """Part 2: rows of the whole job, and of a round after the first."""
     whole = {name: Row(f"{name}: whole job") for name in JOBS}
     later = {name: Row(f"{name}: a round after the first") for name in JOBS}
-    for package in ("flwr", "ray"):
-        if importlib.util.find_spec(package) is None:
-            whole[list(JOBS)[-1]].note = f"not installed: No module named '{package}'"
+    missing = [p for p in ("flwr", "ray") if importlib.util.find_spec(p) is None]
+    if missing:
+        whole[list(JOBS)[-1]].note = f"not installed: No module named '{missing[0]}'"
     worst = dict.fromkeys(JOBS, 0.0)
     for turn in range(repeats):
         weights = {}
         for name in _rotated([n for n in JOBS if not whole[n].note], turn):
             command = [sys.executable, "-m", "benchmarks.alternatives.federated", JOBS[name][0]]
             begun = time.perf_counter()
-            done = subprocess.run(
-                [*command, str(folder), *JOBS[name][1:]],
-                env=os.environ | QUIET, capture_output=True, text=True, timeout=1200,
-            )  # fmt: skip
+            try:
+                done = subprocess.run(
+                    [*command, str(folder), *JOBS[name][1:]], env=os.environ | QUIET,
+                    capture_output=True, text=True, timeout=LONGEST,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                whole[name].note = f"failed: it took more than {LONGEST} s"
+                continue
             took = time.perf_counter() - begun
+            if done.returncode and JOBS[name][0] == "ours":
+                raise SystemExit(done.stderr)
             if done.returncode:
-                whole[name].note = f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
+                last = (done.stderr.strip().splitlines() or ["?"])[-1]
+                whole[name].note = f"failed: {_clean(last)}"
                 continue
             weights[name] = load_file(folder / f"{JOBS[name][0]}.safetensors")
             rounds = json.loads((folder / f"{JOBS[name][0]}.json").read_text())
@@ -147,7 +155,9 @@ def federated(folder: Path, repeats: int) -> tuple[list[Row], list[Row]]:
         for name in weights:
             worst[name] = max(worst[name], _apart(weights[next(iter(JOBS))], weights[name]))
     for name in JOBS:
-        whole[name].checked = f"weights within {worst[name]:.1e} of the first row's"
+        whole[name].checked = (
+            f"weights within {worst[name]:.1e} of ours" if worst[name] else "weights to the bit"
+        )
         if not worst[name] <= BOUND:
             whole[name].wrong, whole[name].note = True, f"OTHER WEIGHTS: {worst[name]:.1e} apart"
         later[name].note = "" if not whole[name].note else "see the whole job"
@@ -166,7 +176,12 @@ def _rotated(names: list[str], turn: int) -> list[str]:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160].replace("|", "/")
+    return _clean(str(error))
+
+
+def _clean(text: str) -> str:
+    """One line that fits into a cell."""
+    return " ".join(text.split())[:160].replace("|", "/")
 
 
 def versions() -> str:
