@@ -33,18 +33,21 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.alternatives.archive import Pairs, prepare, simulate
-from benchmarks.alternatives.federated import write_job
+from benchmarks.alternatives.federated import apart, differences, write_job
 from benchmarks.alternatives.readers import READERS, Reader
 from safetensors.torch import load_file
 
-BOUND = 1e-5  # of the difference of two weights; those of float32 rounding are below 1e-6
+BOUND = (
+    2e-6  # of the difference of two weights after a round from the same start: float32's rounding
+)
+LATER = 1e-3  # after all rounds, each of which amplifies what the one before rounded
 LONGEST = 1200  # seconds of a job; one that takes longer is ended
 TURN = 0.3  # seconds that a reader's turn should take, at least
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 JOBS = {
-    "mmfl federated averaging, one process": ("ours", "--workers", "1"),
-    "mmfl federated averaging, two workers": ("ours", "--workers", "2"),
-    "Flower simulation (ray), two clients at a time": ("flower",),
+    "mmfl federated averaging, one process": ("ours", 1),
+    "mmfl federated averaging, two workers": ("ours", 2),
+    "Flower simulation (ray), two workers": ("flower", 2),
 }
 PACKAGES = ("torch", "rasterio", "torchgeo", "torchvision", "configilm", "lmdb", "safetensors",
             "webdataset", "flwr", "ray")  # fmt: skip
@@ -68,6 +71,16 @@ class Row:
             self.checked = reader.check(names, found)
         except AssertionError as error:
             self.wrong, self.note = True, f"OTHER PIXELS: {_line(error)}"
+
+    def weights(self, alone: float, end: float) -> None:
+        """Note how far weights are from ours: after a round alone, and after all rounds."""
+        self.checked = (
+            f"a round alone within {alone:.1e} of ours, after all {end:.1e}"
+            if end
+            else "to the bit"
+        )
+        if not (alone <= BOUND and end <= LATER):
+            self.wrong, self.note = True, f"OTHER WEIGHTS: {alone:.1e} in a round, {end:.1e}"
 
     def line(self, base: Row, per_second: float | None) -> str:
         """Markdown: the ratio to `base`; `per_second`: what is counted in a second, else s."""
@@ -125,49 +138,57 @@ def federated(folder: Path, repeats: int) -> tuple[list[Row], list[Row]]:
     whole = {name: Row(f"{name}: whole job") for name in JOBS}
     later = {name: Row(f"{name}: a round after the first") for name in JOBS}
     missing = [p for p in ("flwr", "ray") if importlib.util.find_spec(p) is None]
-    if missing:
-        whole[list(JOBS)[-1]].note = f"not installed: No module named '{missing[0]}'"
-    worst = dict.fromkeys(JOBS, 0.0)
+    worst = dict.fromkeys(JOBS, (0.0, 0.0))
+    for name, (side, _) in JOBS.items():
+        if side == "flower" and missing:
+            whole[name].note = f"not installed: No module named '{missing[0]}'"
     for turn in range(repeats):
-        weights = {}
         for name in _rotated([n for n in JOBS if not whole[n].note], turn):
-            command = [sys.executable, "-m", "benchmarks.alternatives.federated", JOBS[name][0]]
             begun = time.perf_counter()
-            try:
-                done = subprocess.run(
-                    [*command, str(folder), *JOBS[name][1:]], env=os.environ | QUIET,
-                    capture_output=True, text=True, timeout=LONGEST,
-                )  # fmt: skip
-            except subprocess.TimeoutExpired:
-                whole[name].note = f"failed: it took more than {LONGEST} s"
-                continue
+            fault = _job(folder, *JOBS[name])
             took = time.perf_counter() - begun
-            if done.returncode and JOBS[name][0] == "ours":
-                raise SystemExit(done.stderr)
-            if done.returncode:
-                last = (done.stderr.strip().splitlines() or ["?"])[-1]
-                whole[name].note = f"failed: {_clean(last)}"
+            if fault and JOBS[name][0] == "ours":
+                raise SystemExit(fault)
+            if fault:
+                whole[name].note = f"failed: {_clean(fault.splitlines()[-1])}"
                 continue
-            weights[name] = load_file(folder / f"{JOBS[name][0]}.safetensors")
-            rounds = json.loads((folder / f"{JOBS[name][0]}.json").read_text())
             whole[name].seconds.append(took)
+            rounds = json.loads(_file(folder, name, ".json").read_text())
             later[name].seconds.append(float(np.mean(rounds[1:])))
-        for name in weights:
-            worst[name] = max(worst[name], _apart(weights[next(iter(JOBS))], weights[name]))
-    for name in JOBS:
-        whole[name].checked = (
-            f"weights within {worst[name]:.1e} of ours" if worst[name] else "weights to the bit"
-        )
-        if not worst[name] <= BOUND:
-            whole[name].wrong, whole[name].note = True, f"OTHER WEIGHTS: {worst[name]:.1e} apart"
+        for name in [n for n in JOBS if not whole[n].note]:
+            found = _differences(folder, name)
+            worst[name] = (max(worst[name][0], found[0]), max(worst[name][1], found[1]))
+    for name, (alone, end) in worst.items():
+        whole[name].weights(alone, end)
         later[name].note = "" if not whole[name].note else "see the whole job"
     return list(whole.values()), list(later.values())
 
 
-def _apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """The largest difference of two weights."""
-    assert a.keys() == b.keys()
-    return max(float((a[key] - b[key]).abs().max()) for key in a)
+def _job(folder: Path, side: str, workers: int) -> str:
+    """Run a job in a process of its own; what it says where it fails."""
+    module = "benchmarks.alternatives.federated"
+    command = [sys.executable, "-m", module, side, str(folder), "--workers", str(workers)]
+    try:
+        done = subprocess.run(
+            command, env=os.environ | QUIET, capture_output=True, text=True, timeout=LONGEST
+        )
+    except subprocess.TimeoutExpired:
+        return f"it took more than {LONGEST} s"
+    return (done.stderr.strip() or "no message") if done.returncode else ""
+
+
+def _file(folder: Path, name: str, suffix: str) -> Path:
+    side, workers = JOBS[name]
+    return folder / f"{side}-{workers}{suffix}"
+
+
+def _differences(folder: Path, name: str) -> tuple[float, float]:
+    """A job's weights against those of the first: of a round alone, and after all."""
+    first, own = (_file(folder, n, ".safetensors") for n in (next(iter(JOBS)), name))
+    if JOBS[name][0] == "flower":
+        return differences(folder, own, first)
+    end = apart(load_file(first), load_file(own))
+    return end, end
 
 
 def _rotated(names: list[str], turn: int) -> list[str]:

@@ -1,14 +1,13 @@
 """Federated averaging of one small network: by this project, and by Flower's simulation.
 
     python -m benchmarks.alternatives.federated ours FOLDER --workers 2
-    python -m benchmarks.alternatives.federated flower FOLDER
+    python -m benchmarks.alternatives.federated flower FOLDER --workers 2
 
 Each is a process of its own that opens the data, trains all rounds and writes the weights to
-FOLDER/<side>.safetensors and the seconds of its rounds to FOLDER/<side>.json. `FOLDER/job.json`
-says what to train; `write_job` makes it. Both take the network, the initial weights, the batches
-and their order, the loss and the images from `parts`; a client's training in Flower is a plain
-loop of PyTorch's SGD over them. Nothing is validated, and images are read from the shards at every
-step.
+FOLDER/<side>-<workers>.safetensors and the seconds of its rounds to a .json. `FOLDER/job.json` says
+what to train; `write_job` makes it. Both take the network, the initial weights, the batches and
+their order, the loss and the images from `parts`; a client's training in Flower is a plain loop of
+PyTorch's SGD over them. Nothing is validated, and images are read from the shards at every step.
 """
 
 from __future__ import annotations
@@ -24,19 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mmfl.clients.manifest import build, read_manifest, write_manifest
 from mmfl.federation.data import Data, Normaliser
 from mmfl.federation.loop import Federation, federate
 from mmfl.federation.setup import build_network, build_strategy
 from mmfl.federation.task import Classification
-from mmfl.federation.workers import deterministic
+from mmfl.federation.workers import Job, deterministic
 from mmfl.models.network import initialise
 from mmfl.params import Params
-from mmfl.strategies.base import Strategy, everyone
+from mmfl.strategies.base import Server, Strategy, everyone
 
 SEED = 1
+State = dict[str, torch.Tensor]
+"""Key of the network's state_dict -> tensor."""
 
 
 def write_job(
@@ -56,6 +57,7 @@ def write_job(
             "size": size,
             "rounds": rounds,
             "batch": batch,
+            "learning_rate": 0.01,
             "statistics": "average",
             "normalisation": "archive",
             "augment": False,
@@ -89,13 +91,13 @@ def parts(folder: Path) -> tuple[Classification, Strategy, Params]:
     return task, strategy, params
 
 
-def travelling(task: Classification) -> dict[str, torch.Tensor]:
+def travelling(task: Classification) -> State:
     """The network's parameters and running statistics, without projection heads and counters."""
     state = task.network.state_dict()
     return {k: v for k, v in state.items() if v.is_floating_point() and not k.startswith("heads.")}
 
 
-def ours(folder: Path, workers: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+def ours(folder: Path, workers: int) -> tuple[State, list[float]]:
     """Final weights, and the moments at which rounds ended, the start first."""
     task, strategy, params = parts(folder)
     moments = [time.perf_counter()]
@@ -106,11 +108,59 @@ def ours(folder: Path, workers: int) -> tuple[dict[str, torch.Tensor], list[floa
             task, strategy, params, SEED, lambda m: 0.0, lambda q: 0.0, Path(work), workers=workers
         )
         server, _ = federate(fed, initial)
+    return model(task, strategy, server), moments
+
+
+def one_round(folder: Path, turn: int, state: State) -> State:
+    """The weights after round `turn` (0 is the first) if it starts from `state`."""
+    task, strategy, params = parts(folder)
+    server = strategy.start(task.network.state_dict() | state)
+    server.round = turn
+    updates = [
+        Job(client, strategy.broadcast(server, client), {}, params.train).run(task, strategy)
+        for client in strategy.clients
+    ]
+    return model(task, strategy, strategy.server_step(server, updates))
+
+
+def model(task: Classification, strategy: Strategy, server: Server) -> State:
+    """The weights of the server that travel, running statistics averaged."""
     expert = strategy.expert(server, everyone(strategy.population), "average")
-    return {key: expert.tensors[key] for key in travelling(task)}, moments
+    return {key: expert.tensors[key] for key in travelling(task)}
 
 
-def train_client(folder: Path, number: int, turn: int, state: dict[str, torch.Tensor]) -> int:
+def differences(folder: Path, flower: Path, ours: Path) -> tuple[float, float]:
+    """Flower's weights against ours, two files: (largest of a single round, after all rounds).
+
+    The first takes each of Flower's rounds alone, both from what Flower had before it: what is left
+    is the rounding of one average. From round to round training amplifies it.
+    """
+    parts.cache_clear()  # its network is scratch space
+    start = {key: value.clone() for key, value in travelling(parts(folder)[0]).items()}
+    found, alone = rounds_of(flower), 0.0
+    for turn, after in enumerate(found):
+        alone = max(alone, apart(one_round(folder, turn, start), after))
+        start = after
+    return alone, apart(load_file(ours), found[-1])
+
+
+def rounds_of(path: Path) -> list[State]:
+    """The weights after each round."""
+    found: list[State] = []
+    for name, value in sorted(load_file(path).items()):
+        turn, _, key = name.partition("/")
+        found += [{} for _ in range(int(turn) + 1 - len(found))]
+        found[int(turn)][key] = value
+    return found
+
+
+def apart(a: State, b: State) -> float:
+    """The largest difference of two weights, relative to those that are above 1."""
+    assert a.keys() == b.keys(), sorted(a.keys() ^ b.keys())
+    return max(float(((a[k] - b[k]).abs() / b[k].abs().clamp_min(1)).max()) for k in a)
+
+
+def train_client(folder: Path, number: int, turn: int, state: State) -> int:
     """Local training of a client from `state` in the process's network; its number of samples."""
     task, strategy, params = parts(folder)
     client = strategy.population[number]
@@ -125,8 +175,11 @@ def train_client(folder: Path, number: int, turn: int, state: dict[str, torch.Te
     return client.size
 
 
-def flower(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The same by Flower's FedAvg in its simulation, a client at a time on each core."""
+def flower(folder: Path, workers: int) -> tuple[State, list[float]]:
+    """The same by Flower's FedAvg in its simulation, `workers` clients at a time.
+
+    The weights are those of all rounds, their names led by the round and a slash.
+    """
     from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid, ServerApp
@@ -134,15 +187,18 @@ def flower(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
     from flwr.simulation import run_simulation
 
     job, strategy, params = parts(folder)
-    clients, moments, found = len(strategy.population), [], {}
+    clients = len(strategy.population)
+    moments: list[float] = []
+    results: list[Any] = []
     client_app, server_app = ClientApp(), ServerApp()
 
     class Timed(FedAvg):
-        """FedAvg that notes when its rounds end."""
+        """FedAvg that notes when its rounds end, and what they gave."""
 
         def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
             result = super().aggregate_train(server_round, replies)
             moments.append(time.perf_counter())
+            results.append(result[0])
             return result
 
     @client_app.train()
@@ -161,12 +217,15 @@ def flower(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
         averaging = Timed(fraction_evaluate=0.0, min_train_nodes=clients,
                           min_available_nodes=clients)  # fmt: skip
         initial = ArrayRecord(travelling(job))
-        result = averaging.start(grid, initial, num_rounds=params.train.rounds)
-        found.update(result.arrays.to_torch_state_dict())
+        averaging.start(grid, initial, num_rounds=params.train.rounds)
 
-    resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+    resources = {
+        "init_args": {"num_cpus": workers},
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+    }
     run_simulation(server_app, client_app, clients, backend_config=resources)
-    return found, moments
+    found = [arrays.to_torch_state_dict() for arrays in results]
+    return {f"{turn}/{k}": v for turn, state in enumerate(found) for k, v in state.items()}, moments
 
 
 def main() -> None:
@@ -177,14 +236,13 @@ def main() -> None:
     given = parser.parse_args()
     from benchmarks.alternatives import federated  # by its name, as Flower's processes need it
 
-    if given.side == "ours":
-        weights, moments = federated.ours(given.folder, given.workers)
-    else:
-        weights, moments = federated.flower(given.folder)
+    train = federated.ours if given.side == "ours" else federated.flower
+    weights, moments = train(given.folder, given.workers)
     weights = {key: value.detach().contiguous() for key, value in weights.items()}
-    save_file(weights, given.folder / f"{given.side}.safetensors")
+    name = f"{given.side}-{given.workers}"
+    save_file(weights, given.folder / f"{name}.safetensors")
     rounds = [b - a for a, b in itertools.pairwise(moments)]
-    (given.folder / f"{given.side}.json").write_text(json.dumps(rounds))
+    (given.folder / f"{name}.json").write_text(json.dumps(rounds))
 
 
 if __name__ == "__main__":
