@@ -8,7 +8,8 @@ with one process and one thread. Part 2 trains a small network by federated aver
 a process of its own. All take turns, in another order each time, so that a busy machine slows all
 of them; shown are the median and the quartiles over the turns of the time over ours within a turn.
 Before it is timed, every reader's batch is compared with ours or with the GeoTIFFs, and after each
-turn the trained weights are. Whatever is not installed gets a row that says so. The files were
+turn the trained weights are; the exit status is 1 where they differ. Whatever is not installed gets
+a row that says so. The files were
 just written and lie in memory: warm reads.
 """
 
@@ -114,6 +115,8 @@ def reading(pairs: Pairs, folder: Path, batch: int, repeats: int) -> list[Row]:
             rows[name].note = f"failed: {type(error).__name__} {_line(error)}"
         else:
             rows[name].look(readers[name], some, found, len(pairs))
+        if not number and rows[name].note:
+            raise SystemExit(f"{name}: {rows[name].note}")  # there is nothing to compare with
         readers = {n: r for n, r in readers.items() if not rows[n].note}
     counts = {name: _batches(reader, some) for name, reader in readers.items()}
     for turn in range(repeats):
@@ -260,7 +263,7 @@ def main() -> None:
         print(f"{len(pairs)} pairs, {pairs.size} px, batch {given.batch}, {given.repeats} turns;",
               f"{given.clients} clients, {given.rounds} rounds, {given.train_size} px, batch",
               f"{given.train_batch}, {given.jobs} turns; {versions()}\n")  # fmt: skip
-    print(table(parts))
+        print(table(parts), flush=True)
     if wrong := [row.name for rows, _ in parts for row in rows if row.wrong]:
         raise SystemExit(f"not the same as ours: {', '.join(wrong)}")
 

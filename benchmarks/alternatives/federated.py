@@ -36,6 +36,7 @@ from mmfl.params import Params
 from mmfl.strategies.base import Server, Strategy, everyone
 
 SEED = 1
+BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 State = dict[str, torch.Tensor]
 """Key of the network's state_dict -> tensor."""
 
@@ -70,9 +71,6 @@ def write_job(
     write_manifest(folder / "clients.parquet", frame)
     job = {"params": params, "patches": str(patches)}
     (folder / "job.json").write_text(json.dumps(job))
-
-
-BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 
 
 @functools.cache
