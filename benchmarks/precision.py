@@ -12,6 +12,7 @@ the quotient of the processor time of the local steps.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from time import process_time
@@ -77,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Effect of faster settings on scores.")
     parser.add_argument("--archive", default="simulated")
     parser.add_argument("--methods", nargs="+", default=["mf", "mf+fw"])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     given = parser.parse_args()
     deterministic()
     params = load("params.yaml").of(given.archive)
@@ -90,9 +91,10 @@ def main() -> None:
     for method in given.methods:
         found: dict[str, list] = {setting: [] for setting in SETTINGS}
         chosen = [s for s in SETTINGS if "+fw" in method or not s.startswith("whitening")]
-        for seed in range(1, given.seeds + 1):
-            for setting in chosen:  # in turn: a busy machine slows all of them
+        for seed in given.seeds:
+            for setting in chosen:
                 found[setting].append(train(params, data, method, SETTINGS[setting], seed))
+                print(method, setting, seed, *found[setting][-1], file=sys.stderr)
         for setting in chosen:
             print(line(method, setting, {s: np.array(v) for s, v in found.items()}), flush=True)
 
