@@ -4,9 +4,9 @@
     python benchmarks/precision.py
 
 Every setting trains the same seeds as the default one. Printed for each method: its macro average
-precision on the test locations (its mean intersection over union, of tiles) in percent, and the mean
-difference of a setting to the default at the same seed, with a 95 % t-interval over the seeds. What
-the settings save is measured by benchmarks/whitening.py.
+precision on the test locations (its mean intersection over union, of tiles) in percent, and the
+mean difference of a setting to the default at the same seed, with a 95 % t-interval over the seeds.
+What the settings save is measured by benchmarks/whitening.py.
 """
 
 from __future__ import annotations
