@@ -16,7 +16,8 @@ from mmfl.models.losses import wide
 
 def mean(values: dict[str, Tensor]) -> Tensor:
     """Mean over the available modalities."""
-    return torch.stack([values[q] for q in sorted(values)]).mean(dim=0)
+    found = [values[q] for q in sorted(values)]
+    return found[0] if len(found) == 1 else torch.stack(found).mean(dim=0)
 
 
 def concat(values: dict[str, Tensor], modalities: tuple[str, ...]) -> Tensor:
