@@ -48,20 +48,23 @@ def local_update(
     )
     strategy.begin_client(context)
     stepper = optimiser(list(parameters.values()), train)
-    losses = {"loss": 0.0, "loss_terms": 0.0}
+    # on the device, so that a GPU need not be waited for in every step
+    losses = torch.zeros(2, dtype=torch.float64, device=task.device)
     samples: dict[tuple[str, ...], int] = {}
     plan = task.plan(client, broadcast.round, steps)
-    begun = time.perf_counter()
-    for (epoch, context.last_epoch, chosen), read in zip(
-        plan, task.read(client, plan), strict=True
-    ):
+    reads = iter(task.read(client, plan))
+    begun, waiting = time.perf_counter(), 0.0
+    for epoch, context.last_epoch, chosen in plan:
+        asked = time.perf_counter()
+        read = next(reads)
+        waiting += time.perf_counter() - asked
         with torch.autocast(task.device.type, torch.bfloat16, train.precision == "bfloat16"):
             context.batch = task.batch(client, epoch, chosen, read)
             terms = strategy.local_terms(context)
         loss = context.batch.loss
-        losses["loss"] += float(loss.detach())
+        losses[0] += loss.detach()
         for term in terms:
-            losses["loss_terms"] += float(term.detach())
+            losses[1] += term.detach()
             loss = loss + term
         stepper.zero_grad()
         loss.backward()
@@ -70,9 +73,10 @@ def local_update(
         context.steps += 1
         for modalities, rows in patterns(context.batch.present):
             samples[modalities] = samples.get(modalities, 0) + len(rows)
-    seconds = time.perf_counter() - begun
+    means = (losses / max(context.steps, 1)).tolist()
+    seconds = {"steps": time.perf_counter() - begun, "waiting": waiting}
     update = _update(strategy, context, samples, seconds)
-    update.metrics |= {name: total / max(context.steps, 1) for name, total in losses.items()}
+    update.metrics |= dict(zip(("loss", "loss_terms"), means, strict=True))
     return update
 
 
@@ -100,7 +104,10 @@ def load(network: nn.Module, strategy: Strategy, broadcast: Broadcast, client: C
 
 
 def _update(
-    strategy: Strategy, context: Context, samples: dict[tuple[str, ...], int], seconds: float
+    strategy: Strategy,
+    context: Context,
+    samples: dict[tuple[str, ...], int],
+    seconds: dict[str, float],
 ) -> Update:
     network, client, broadcast = context.network, context.client, context.broadcast
     delta = {
@@ -130,7 +137,7 @@ def _update(
         _rounded(kept, broadcast.parameters),
         samples,
         {},
-        {"steps": seconds},
+        seconds,
         strategy.travelling(broadcast.parameters, client)
         + broadcast.statistics_bytes
         + slot_bytes(extras),

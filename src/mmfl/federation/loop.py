@@ -183,6 +183,7 @@ def _rows(
                 "round %d: the loss of the client %s is not finite: training has diverged, or an "
                 "image holds NaN that its archive does not declare", server.round + 1, client.id,
             )  # fmt: skip
-        fed.seconds["steps"] = fed.seconds.get("steps", 0.0) + update.seconds["steps"]
+        for kind, seconds in update.seconds.items():
+            fed.seconds[kind] = fed.seconds.get(kind, 0.0) + seconds
         rows.append(row)
     return rows

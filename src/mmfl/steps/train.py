@@ -149,6 +149,7 @@ def train_one(
             "seconds": seconds,
             "seconds_per_round": seconds / max(params.train.rounds, 1),
             "seconds_in_steps": fed.seconds.get("steps", 0.0),
+            "seconds_waiting_for_data": fed.seconds.get("waiting", 0.0),
             "workers": workers,
             "peak_memory_mb": max(own, each),
             "device": ", ".join(map(str, chosen)),
