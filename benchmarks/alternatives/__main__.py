@@ -38,10 +38,9 @@ from benchmarks.alternatives.federated import apart, differences, write_job
 from benchmarks.alternatives.readers import READERS, Reader
 from safetensors.torch import load_file
 
-BOUND = (
-    2e-6  # of the difference of two weights after a round from the same start: float32's rounding
-)
-LATER = 1e-3  # after all rounds, each of which amplifies what the one before rounded
+# Of the difference of two weights after a round from the same start, float32's rounding; and after
+# all rounds, each of which amplifies what the one before rounded.
+BOUND, LATER = 2e-6, 1e-3
 LONGEST = 1200  # seconds of a job; one that takes longer is ended
 TURN = 0.3  # seconds that a reader's turn should take, at least
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}

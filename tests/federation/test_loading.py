@@ -1,6 +1,7 @@
 """Reading ahead: the same batches, whichever way they go, and buffers that nobody else uses."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -85,6 +86,20 @@ def test_training_does_not_depend_on_the_thread(store, tmp_path):
             fed.task.data.preload()
         runs.append(federate(fed, initial))
     assert same(runs[0][0], runs[1][0]) and runs[0][1] == runs[1][1]
+
+
+def test_waiting_is_a_part_of_the_steps(store, tmp_path, monkeypatch):
+    """A disk that takes its time shows in what a run says of its time."""
+    fed, initial = federation(store, tmp_path / "work")
+    read = fed.task.data.fill
+
+    def slow(*arguments):
+        time.sleep(0.02)
+        return read(*arguments)
+
+    monkeypatch.setattr(fed.task.data, "fill", slow)
+    federate(fed, initial)
+    assert 0.02 < fed.seconds["waiting"] < fed.seconds["steps"]
 
 
 def test_at_most_so_many_batches_are_ahead(store, tmp_path):
