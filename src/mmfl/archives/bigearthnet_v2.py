@@ -165,11 +165,10 @@ def _read_table(path: Path) -> pa.Table:
     else:
         columns.append(pa.chunked_array([np.ones(len(table), dtype=bool)]))
     types = [pa.string(), pa.list_(pa.string()), *[pa.string()] * 3, *[pa.bool_()] * 3]
-    schema = pa.schema(list(zip((*TABLE, "has_s2"), types, strict=True)))
     try:
-        return pa.table(
-            [column.cast(kind) for column, kind in zip(columns, types, strict=True)], schema=schema
-        )
+        columns = [column.cast(kind) for column, kind in zip(columns, types, strict=True)]
+        columns[1] = _indices(columns[1], path)  # a byte in place of a name: most of the table
+        return pa.table(columns, names=[*TABLE, "has_s2"])
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(
             f"{path}: a column has an unexpected type ({str(error).splitlines()[0]}); "
@@ -189,7 +188,6 @@ def _rows(table: pa.Table, root: Path) -> pd.DataFrame:
     _refuse(where, "patch_id", pair, pa.array((month < 1) | (month > 12)), "a month of 01 to 12")
     s1 = table["s1_name"]
     s1 = pc.if_else(pc.equal(s1, ""), None, s1)
-    s2 = pc.if_else(table["has_s2"], pair, pa.scalar(None, pa.string()))
     strings = pa.table(
         {
             "pair": pair,
@@ -200,23 +198,32 @@ def _rows(table: pa.Table, root: Path) -> pd.DataFrame:
     )
     rows = strings.to_pandas()
     rows["s1"] = _objects(s1)
-    rows["s2"] = _objects(s2)
+    names = np.where(table["has_s2"].to_numpy(), rows["pair"].to_numpy(object), None)
+    rows["s2"] = pd.Series(names, dtype=object)
     rows["month"] = month
     rows["season"] = rows["month"].map(SEASONS)
-    rows["labels"] = _labels(table["labels"], where)
+    rows["labels"] = _labels(table["labels"])
     return rows[list(COLUMNS)]
 
 
-def _labels(column: pa.ChunkedArray, where: Path) -> np.ndarray:
-    """Lists of class names as an object array of sorted int8 indices."""
-    lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+def _indices(column: pa.ChunkedArray, where: Path) -> pa.Array:
+    """Lists of class names as lists of int8 indices."""
+    lists = column.combine_chunks()
     names = lists.flatten()
     index = pc.index_in(names, value_set=pa.array(CLASSES))
     _refuse(where, "labels", names, pc.is_null(index), "one of the 19 classes")
+    ends = np.cumsum(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(), dtype=np.int32)
+    starts = pa.array(np.concatenate([np.zeros(1, np.int32), ends]), pa.int32())
+    return pa.ListArray.from_arrays(starts, index.cast(pa.int8()))
+
+
+def _labels(column: pa.ChunkedArray) -> np.ndarray:
+    """Lists of indices as an object array of sorted int8 arrays."""
+    lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     row = np.repeat(np.arange(len(counts)), counts)
-    index = index.to_numpy()
-    flat = index[np.lexsort((index, row))].astype(np.int8)
+    index = lists.flatten().to_numpy()
+    flat = index[np.lexsort((index, row))]
     ends = np.cumsum(counts)
     result = np.empty(len(counts), dtype=object)
     result[:] = [flat[a:b] for a, b in zip((ends - counts).tolist(), ends.tolist(), strict=True)]

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 from tqdm import tqdm
 
 from mmfl.archives import Archive, Fault, get
@@ -48,6 +49,7 @@ def run(
     Raises:
         UserError: no patch is left; patches that cannot be used, named by file.
     """
+    pa.set_memory_pool(pa.system_memory_pool())  # arrow's own keeps 50 MB that it does not need
     described = get(archive, root)
     metadata = described.metadata(root, snow=snow, cloud_or_shadow=cloud_or_shadow)
     if metadata.empty:
