@@ -118,14 +118,18 @@ class _Ahead:
         self._blocks = blocks
         self._block = memoryview(b"")
         self._end = False
+        self._error: BaseException | None = None
 
     def read(self, size: int) -> bytes:
         parts = []
         while size and not self._end:
+            if self._error is not None:
+                raise self._error
             if not self._block:
                 found = self._blocks.get()
                 if isinstance(found, BaseException):
-                    raise found
+                    self._error = found
+                    continue
                 self._block, self._end = memoryview(found), not found
             parts.append(self._block[:size])
             self._block = self._block[size:]

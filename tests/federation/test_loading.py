@@ -61,7 +61,7 @@ def test_batches_are_those_that_are_asked_for(
     assert data.in_memory == preload
     if native:  # the way to a GPU, which ends on the CPU here
 
-        def buffers(q, count, device):
+        def buffers(q, count, device, augment):
             return Buffers(True, data.images[q].buffers(count))
 
         monkeypatch.setattr(data, "buffers", buffers)

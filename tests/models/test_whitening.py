@@ -160,6 +160,25 @@ def test_gradient_of_the_matrix_is_that_of_torchs_own_factorisations(method, shr
     torch.testing.assert_close((found + found.mT) / 2, expected, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("mean", [0.1, 100.3, 1000.7])
+def test_a_large_mean_costs_no_digits(mean):
+    """Constant and nearly constant channels far from 0: NumPy's covariance, nothing negative."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.full((8, 8, 16, 16), mean)
+    x[:, 4:] += 1e-5 * torch.randn(8, 4, 16, 16, generator=generator)
+    wide = torch.randn(8, 8, 16, 16, generator=generator) + mean
+    for images, tolerance in ((x, 1e-6), (wide, 1e-4)):
+        _, covariance = whitening.moments(images, 4)
+        assert torch.equal(covariance, covariance.mT)
+        flat = images.double().transpose(0, 1).reshape(8, -1).numpy()
+        full = np.cov(flat, bias=True)
+        expected = np.stack([full[:4, :4], full[4:, 4:]])
+        np.testing.assert_allclose(covariance.numpy(), expected, atol=tolerance)
+        assert (covariance.diagonal(dim1=1, dim2=2) >= 0).all()
+    layer = BatchWhitening2d(8, group=4)
+    assert layer(x).isfinite().all() and layer.fallbacks == 0
+
+
 def test_fallback_is_counted():
     broken = torch.tensor([[[1.0, 1.5], [1.5, 1.0]]])  # not positive definite; + I is
     matrix, fallbacks = whitening_matrix(broken)

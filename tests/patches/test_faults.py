@@ -93,7 +93,13 @@ def no_folder(root):
     return "s1", name, folder
 
 
-FAULTS = [truncated, corrupt, missing_band, wrong_size, wrong_type, nan, no_folder]
+def empty(root):
+    path = band(root, "s1", 9, "VH")
+    path.write_bytes(b"")
+    return "s1", row(root, 9).s1, path
+
+
+FAULTS = [empty, truncated, corrupt, missing_band, wrong_size, wrong_type, nan, no_folder]
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Shards against rasterio, resizing and moments against torch and NumPy, augmentation."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -186,6 +187,20 @@ def test_native_pixels_are_completed_to_the_same_images(store, q, size):
         parts = images.native(rows, buffers)
         assert all(p.data_ptr() == b.data_ptr() for p, b in zip(parts, buffers, strict=True))
         assert torch.equal(images.assemble(parts), images.batch(rows))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "uint32", "float32"])
+def test_types_that_no_device_takes_travel_as_float32(store, dtype):
+    """A store of one band whose type is changed by hand."""
+    path = store[0] / "s1" / "10m-00000.npy"
+    np.save(path, (np.load(path) % 97 + 3).astype(dtype))
+    described = json.loads((store[0] / "s1" / "modality.json").read_text())
+    for band in described["bands"]:
+        band["dtype"] = dtype
+    (store[0] / "s1" / "modality.json").write_text(json.dumps(described))
+    images = Images(Patches(store[0] / "s1"), ["VH", "VV"], 120)
+    rows = np.array([4, 1])
+    assert torch.equal(images.assemble(images.native(rows, images.buffers(2))), images.batch(rows))
 
 
 def test_bright_pixels_travel_whole(store):

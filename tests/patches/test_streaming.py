@@ -17,10 +17,12 @@ import pytest
 import zstandard
 from test_faults import FAULTS, band, row
 
+from mmfl import processes
 from mmfl.errors import UserError
 from mmfl.files import file_sha256
-from mmfl.patches import streaming
+from mmfl.patches import streaming, writer
 from mmfl.patches.faults import read_skipped
+from mmfl.patches.shards import Writing
 from mmfl.steps import split
 
 TOPS = ("BigEarthNet-S1", "BigEarthNet-S2")
@@ -68,6 +70,21 @@ def shuffled(names: list[Path]) -> list[Path]:
     return random.Random(5).sample(names, len(names))
 
 
+def small_pieces(monkeypatch) -> list[int]:
+    """A few bands at a time, so that small archives occupy several processes; their numbers."""
+    started = []
+    pool = processes.pool
+
+    def counted(workers):
+        started.append(workers)
+        return pool(workers)
+
+    monkeypatch.setattr(processes, "pool", counted)
+    monkeypatch.setattr(writer, "CHUNK", 1)
+    monkeypatch.setattr(streaming, "PIECE_BYTES", 50_000)
+    return started
+
+
 @pytest.fixture
 def root(samples, tmp_path) -> Path:
     """A writable copy of the real sample: 18 clean pairs, 6 others."""
@@ -93,7 +110,7 @@ def sample(samples) -> Path:
 )
 def test_the_same_bytes_as_extracted(sample, tmp_path, monkeypatch, how, workers):
     """Also when a worker gets a few bands at a time."""
-    monkeypatch.setattr("mmfl.patches.streaming.PIECE_BYTES", 50_000)
+    small_pieces(monkeypatch)
     expected = contents(run(sample, tmp_path / "a"))
     packed = pack(sample, tmp_path / "packed", **how)
     before = sorted(packed.rglob("*"))
@@ -116,7 +133,8 @@ def test_excluded_patches_and_other_members_are_passed_over(sample, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_those_of_the_extracted_archive(root, tmp_path, fault, workers):
+def test_faults_are_those_of_the_extracted_archive(root, tmp_path, monkeypatch, fault, workers):
+    started = small_pieces(monkeypatch)
     fault(root)
     packed = pack(root, tmp_path / "packed", order=shuffled)
     expected = contents(run(root, tmp_path / "a", on_error="skip"))
@@ -128,6 +146,74 @@ def test_faults_are_those_of_the_extracted_archive(root, tmp_path, fault, worker
     assert str(other.value) == str(one.value).replace(f"{root}/", f"{packed}/")
     assert not (tmp_path / "d" / "out").exists()
     assert not list((tmp_path / "d").rglob("*.tmp"))
+    assert set(started) == ({2} if workers == 2 else set())
+
+
+@pytest.mark.parametrize("order", [lambda names: names, lambda names: names[::-1], shuffled])
+def test_of_several_faults_of_a_patch_the_folders_first_counts(root, tmp_path, order):
+    """Whichever comes first in a tar; a folder without a band is there, but of no use."""
+    for name in ("B01", "B08"):
+        band(root, "s2", 3, name).write_bytes(b"II*\0")
+    for name in ("B09", "B11"):
+        band(root, "s2", 5, name).unlink()
+    band(root, "s2", 6, "B12").write_bytes(b"")
+    band(root, "s2", 6, "B05").unlink()
+    for path in band(root, "s1", 7, "VV").parent.iterdir():
+        path.unlink()
+    expected = contents(run(root, tmp_path / "a", on_error="skip"))
+    packed = pack(root, tmp_path / "packed", order=order)
+    out = run(packed, tmp_path / "b", on_error="skip")
+    assert contents(out) == expected
+    assert len(read_skipped(out / "labels" / "skipped.csv")) == 4
+
+
+def test_what_one_tar_lacks_is_said_before_the_next_is_read(root, tmp_path, monkeypatch):
+    shutil.rmtree(band(root, "s1", 4, "VV").parent)
+    packed = pack(root, tmp_path / "packed")
+    read = []
+    members = streaming.tars.members
+    monkeypatch.setattr(
+        streaming.tars, "members", lambda tar: read.append(tar.name) or members(tar)
+    )
+    with pytest.raises(UserError, match="is missing, expected the patch's bands"):
+        run(packed, tmp_path / "b")
+    assert read == ["BigEarthNet-S1.tar.zst"]
+
+
+def test_shards_of_another_tar_are_not_kept(root, tmp_path):
+    """A tar of the same names and other pixels, in a folder whose tables did not change."""
+    packed = pack(root, tmp_path / "packed")
+    run(packed, tmp_path / "b")
+    path = band(root, "s2", 2, "B02")
+    path.write_bytes(band(root, "s2", 3, "B02").read_bytes())
+    shutil.copy(pack(root, tmp_path / "other") / "BigEarthNet-S2.tar.zst", packed)
+    expected = contents(run(root, tmp_path / "a"))
+    assert contents(run(packed, tmp_path / "b")) == expected
+
+
+def test_a_tar_that_changes_while_it_is_read_is_refused(root, tmp_path, monkeypatch):
+    packed = pack(root, tmp_path / "packed")
+    tar = packed / "BigEarthNet-S1.tar.zst"
+    begin = Writing.begin
+
+    def touched(self, shard):
+        os.utime(tar)
+        return begin(self, shard)
+
+    monkeypatch.setattr(Writing, "begin", touched)
+    with pytest.raises(UserError, match=r"S1\.tar\.zst: changed while it was read"):
+        run(packed, tmp_path / "b")
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_tar_that_is_gone_takes_no_shard_with_it(root, tmp_path, on_error):
+    packed = pack(root, tmp_path / "packed")
+    out = run(packed, tmp_path / "b", on_error=on_error)
+    before = contents(out)
+    (packed / "BigEarthNet-S1.tar.zst").unlink()
+    with pytest.raises(UserError, match=r"neither folder nor tar of s1.*put it back"):
+        run(packed, tmp_path / "b", on_error=on_error)
+    assert contents(out) == before and list((tmp_path / "b/store/s1").glob("*.npy"))
 
 
 def test_many_faults_at_once_and_a_second_run(root, tmp_path, monkeypatch):
@@ -137,7 +223,7 @@ def test_many_faults_at_once_and_a_second_run(root, tmp_path, monkeypatch):
     shutil.rmtree(band(root, "s2", 9, "B02").parent)
     packed = pack(root, tmp_path / "packed")
     out = run(packed, tmp_path / "b", on_error="skip", workers=2)
-    assert len(read_skipped(out / "labels" / "skipped.csv")) == 8
+    assert len(read_skipped(out / "labels" / "skipped.csv")) == len(FAULTS) + 1
     found = contents(out)
     assert found == contents(run(root, tmp_path / "a", on_error="skip"))
     monkeypatch.setattr("mmfl.tar.members", None)
@@ -173,7 +259,7 @@ def test_patches_that_no_table_lists(root, tmp_path, on_error):
 
 def test_a_band_that_comes_twice_is_refused(sample, tmp_path):
     packed = pack(sample, tmp_path / "packed", twice=1)
-    with pytest.raises(UserError, match=r"\.tif: is in BigEarthNet-S1\.tar\.zst twice"):
+    with pytest.raises(UserError, match=r"\.tif: is in BigEarthNet-S1\.tar\.zst a second time"):
         run(packed, tmp_path / "b", snow=True, cloud_or_shadow=True)
 
 
@@ -208,9 +294,9 @@ def test_a_link_in_a_tar_is_refused(sample, tmp_path):
 PROGRAM = """
 import sys
 from pathlib import Path
-from mmfl.patches import streaming
+from mmfl.patches import streaming, writer
 from mmfl.steps import split
-streaming.PIECE_BYTES = 100_000
+writer.CHUNK, streaming.PIECE_BYTES = 1, 100_000
 root, folder, workers = sys.argv[1:]
 split.run("bigearthnet-v2", root=Path(root), out=Path(folder, "out"), store=Path(folder, "store"),
           shard_size=2, snow=True, cloud_or_shadow=True, on_error="skip", workers=int(workers))

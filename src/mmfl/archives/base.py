@@ -322,6 +322,8 @@ def read_band(path: Path, band: Band, data: bytes | None = None) -> np.ndarray:
         with ExitStack() as stack:
             if not rasterio.env.hasenv():
                 stack.enter_context(pixels_only())
+            if (path.is_file() and not path.stat().st_size) if data is None else not data:
+                raise DamagedFile(path, unreadable(band, "is empty"))
             if data is None:
                 source = stack.enter_context(rasterio.open(path, driver="GTiff"))
             else:

@@ -25,7 +25,10 @@ Statistics = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 @dataclass(frozen=True)
 class Buffers:
-    """Tensors that a batch is read into: two of float32 images, or of native pixels by source."""
+    """Tensors that a batch is read into: native pixels by source, or float32 images.
+
+    The latter twice where images are turned.
+    """
 
     native: bool
     tensors: list[Tensor]
@@ -210,14 +213,15 @@ class Data:
         """Whether reading a batch is a copy within memory."""
         return all(images.kept for images in self.images.values())
 
-    def buffers(self, q: str, count: int, device: torch.device) -> Buffers:
+    def buffers(self, q: str, count: int, device: torch.device, augment: bool) -> Buffers:
         """What `fill` reads up to `count` samples into, on their way to a device."""
         cuda = device.type == "cuda"
         native = self._native(q, count) if cuda else None
         if native is not None:
             return Buffers(True, native)
         shape = (count, self.images[q].channels, self.size, self.size)
-        return Buffers(False, [torch.empty(shape, pin_memory=cuda) for _ in range(2)])
+        count = 2 if augment else 1
+        return Buffers(False, [torch.empty(shape, pin_memory=cuda) for _ in range(count)])
 
     def _native(self, q: str, count: int) -> list[Tensor] | None:
         """Buffers of the shards' native pixels, where a device can complete them."""
@@ -230,9 +234,9 @@ class Data:
         """Read samples into buffers on the CPU; the used parts."""
         if buffers.native:
             return list(self.images[q].native(self._row[q][samples], buffers.tensors))
-        plain, other = (tensor[: len(samples)] for tensor in buffers.tensors)
-        x = self.batch(q, samples, out=plain)
-        return [x if turned is None else turned.apply(x, self.names(samples), out=other)]
+        parts = [tensor[: len(samples)] for tensor in buffers.tensors]
+        x = self.batch(q, samples, out=parts[0])
+        return [x if turned is None else turned.apply(x, self.names(samples), out=parts[1])]
 
     def finish(
         self,

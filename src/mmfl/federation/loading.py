@@ -67,6 +67,8 @@ def read_ahead(
 
     def work() -> None:
         try:
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # each thread has a current one
             for request in requests:
                 slot = free.get()
                 if slot is None:
@@ -108,7 +110,9 @@ class _Loader:
             held = np.isin(samples, self.client.train[q])
             if held.any():
                 if q not in slot.buffers:
-                    slot.buffers[q] = self.data.buffers(q, self.most, self.device)
+                    slot.buffers[q] = self.data.buffers(
+                        q, self.most, self.device, turned is not None
+                    )
                 found[q] = held, self.data.fill(q, samples[held], slot.buffers[q], turned)
         return found
 
@@ -123,5 +127,5 @@ class _Loader:
             images[q] = self.data.finish(q, samples[held], slot.buffers[q], on_device, turned)
         if self.device.type == "cuda":
             slot.copied = torch.cuda.Event()
-            slot.copied.record()
+            slot.copied.record(torch.cuda.current_stream(self.device))
         return Read(present, images)

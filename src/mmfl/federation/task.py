@@ -72,6 +72,8 @@ class Classification:
         seed: int,
         device: torch.device,
     ) -> None:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # of streams and pinned memory that name no device
         self.network = network.to(device)
         self.data = data
         self.normaliser = normaliser

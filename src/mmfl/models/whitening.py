@@ -38,12 +38,16 @@ def pixels(x: Tensor, stride: int = 1) -> Tensor:
 
 
 def products(x: Tensor, y: Tensor, group: int, mean: Tensor) -> Tensor:
-    """x^T (y - mean) of each group's channels, for x and y (M, C), mean (C,): (C/g, g, g)."""
+    """x^T (y - mean) of each group's channels, for x and y (M, C), mean (C,): (C/g, g, g).
+
+    Where x is y, both are centred: with a large mean, one alone loses the digits of the covariance.
+    """
     channels = x.shape[1]
     size = block(channels, group)
     dense = x.new_zeros(channels // size, size, size)
     for rows in _pieces(x):
-        left, right = x[rows], y[rows] - mean
+        right = y[rows] - mean
+        left = right if x is y else x[rows]
         for number, start in enumerate(range(0, channels, size)):
             part = slice(start, start + size)
             dense[number].addmm_(left[:, part].T, right[:, part])

@@ -43,7 +43,7 @@ class Turned:
             return out
         for code in np.unique(codes).tolist():
             rows = torch.from_numpy(np.flatnonzero(codes == code)).to(x.device)
-            out[rows] = turned(x[rows], code)
+            out.index_copy_(0, rows, turned(x[rows], code))
         return out
 
 

@@ -46,6 +46,11 @@ def sift(
         else:
             known = known or archive.names(root)
             there = archive.folders(root, q)
+            if not there and store is not None and (store / f".{q}.json").is_file():
+                raise UserError(
+                    f"{root}: found neither folder nor tar of {q}, expected what its shards in "
+                    f"{store} were made from; put it back (or use --fresh to do without)"
+                )
             absent = rows[q].notna() & ~rows[q].isin(there)
             for patch in sorted(there.keys() - known[q]):
                 faults.append(stranger(q, patch, str(there[patch])))
@@ -99,7 +104,7 @@ def write_skipped(path: Path, faults: Iterable[Fault], shown: Callable[[str], st
     table["reason"] = table["reason"].str.split(";").str[0]  # the remedy is for who stops
     table = table.sort_values(list(COLUMNS), kind="stable")
     with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+        table.to_csv(temporary, index=False, lineterminator="\n", errors="backslashreplace")
 
 
 def read_skipped(path: Path) -> pd.DataFrame:

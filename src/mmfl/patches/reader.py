@@ -274,10 +274,9 @@ class Images:
         """Fill `buffers` with the pixels of some rows as they are stored; their used parts."""
         used = [buffer[: len(rows)] for buffer in buffers]
         for source, part in zip(self.sources, used, strict=True):
-            stored = np.dtype(self.patches.at(source.resolution)[0]["dtype"])
+            stored = self.patches.at(source.resolution)[0]["dtype"]
             out = part.numpy()
-            same = stored.itemsize == out.dtype.itemsize
-            out = out.view(stored) if same else out
+            out = out.view(stored) if stored in CARRIED else out
             self.patches.read(rows, source.resolution, source.channels, out)
         return used
 
@@ -286,9 +285,9 @@ class Images:
         first = parts[0]
         out = torch.empty((len(first), self.channels, self.size, self.size), device=first.device)
         for source, part in zip(self.sources, parts, strict=True):
-            x = part.to(torch.float32)
             if self.patches.at(source.resolution)[0]["dtype"] == "uint16":
-                x = (part.to(torch.int32) & 0xFFFF).to(torch.float32)
+                part = part.to(torch.int32) & 0xFFFF
+            x = part.to(torch.float32)
             blank(x, source.gaps)
             if x.shape[-2:] != out.shape[-2:]:
                 x = resize(x, (self.size, self.size))
@@ -368,8 +367,12 @@ def resize(x: Tensor, shape: tuple[int, int]) -> Tensor:
 
     Enlarging, the antialiasing filter is the plain bilinear one, and torch's plain one is faster.
     """
-    shrinks = shape[0] < x.shape[-2] or shape[1] < x.shape[-1]
-    return F.interpolate(x, size=shape, mode="bilinear", align_corners=False, antialias=shrinks)
+    if shape[0] < x.shape[-2] or shape[1] < x.shape[-1]:
+        return F.interpolate(x, size=shape, mode="bilinear", antialias=True)
+    # `interpolate` takes a slow way on CUDA where algorithms have to be deterministic, for the sake
+    # of a gradient that nobody asks for
+    enlarged: Tensor = torch.ops.aten.upsample_bilinear2d(x, list(shape), False, None, None)
+    return enlarged
 
 
 def sources(patches: Patches, names: Sequence[str]) -> list[Source]:

@@ -219,9 +219,9 @@ def _header(file: Path, shard: Shard, resolution: int) -> Target:
     return target
 
 
-def whole(shard: Shard, known: Mapping[int, Note]) -> Note | None:
+def whole(known: tuple[Shard, Note | None]) -> Note | None:
     """The note of a shard whose files are as they were written, else None."""
-    note = known.get(shard.number)
+    shard, note = known
     if note is None or note.patches != names_digest(shard.patches):
         return None
     for file in shard.files.values():

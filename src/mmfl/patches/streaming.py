@@ -12,7 +12,7 @@ import os
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -20,10 +20,9 @@ from typing import IO, Any
 import numpy as np
 
 from mmfl import tar as tars
-from mmfl.archives import Archive, Fault
+from mmfl.archives import Archive, Fault, Modality
 from mmfl.archives.base import (
     LABELS,
-    REMEDY,
     Band,
     Labels,
     parsed,
@@ -31,12 +30,13 @@ from mmfl.archives.base import (
     read_band,
     unreadable,
 )
-from mmfl.errors import DamagedFile
+from mmfl.errors import DamagedFile, UserError
 from mmfl.files import write_json
 from mmfl.patches.shards import Shard, Writing
 from mmfl.processes import Map
 
-PIECE_BYTES = 4 << 20  # of members that a worker gets at a time
+PIECE_BYTES, PIECE_MEMBERS = 4 << 20, 256  # that a worker gets at a time, at most
+LARGEST = 64 << 20  # bytes of a band's file
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,21 @@ def read_told(store: Path, modality: str, tar: Path) -> Told | None:
         return None
 
 
+def known_notes(store: Path, modality: str, tar: Path) -> bool:
+    """Whether the shards in the store can be of this tar: not if another one was read before.
+
+    From now on they are of this one.
+    """
+    path = store / f".{modality}.source.json"
+    now = {"source": _source(tar)}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = now
+    write_json(path, now)
+    return bool(before == now)
+
+
 def _write_told(pack: Pack, told: Told) -> None:
     labels = {
         patch: found if isinstance(found, str) else found.tolist()
@@ -112,9 +127,13 @@ def _source(tar: Path) -> list[Any]:
 
 @dataclass(frozen=True)
 class Member:
-    """A band's file in a tar: the patch's number, where its pixels go, its name and content."""
+    """A band's file in a tar: where its pixels go, its name and content.
+
+    `patch` is the patch's number, `rank` the band's place in the order in which folders are read.
+    """
 
     patch: int
+    rank: int
     band: Band
     target: Path
     offset: int
@@ -123,7 +142,10 @@ class Member:
 
 
 class Roll:
-    """The patches that are to be written: their numbers, and which of their bands have come."""
+    """The patches that are to be written: their numbers, and what of them has come.
+
+    `seen`: anything at all; `come`: a bit per band, by rank; `left`: bands not written yet.
+    """
 
     def __init__(self, shards: Sequence[Shard], bands: int) -> None:
         self.shards = shards
@@ -133,6 +155,7 @@ class Roll:
             for patch in shard.patches:
                 self.number[patch] = len(self.number)
             self.first.append(len(self.number))
+        self.seen = np.zeros(len(self.number), bool)
         self.come = np.zeros(len(self.number), np.uint32)
         self.left = np.full(len(self.number), bands, np.uint8)
 
@@ -161,32 +184,42 @@ def encode(
     earlier = read_told(pack.store, pack.modality, pack.tar)
     if not shards and earlier is not None:
         return
-    modality = pack.archive.modality(pack.modality)
-    roll = Roll(shards, len(modality.bands))
+    source = _source(pack.tar)
+    bands = in_order(pack.archive.modality(pack.modality))
+    roll = Roll(shards, len(bands))
     told = _Telling()
-    damaged: dict[int, Fault] = {}
+    damaged: dict[int, dict[int, Fault]] = {}  # patch -> rank of the band -> fault
     with tars.damage(pack.tar):
         pieces = _pieces(pack, roll, told, writing, skip)
         for done in run(partial(write_bands, pack.modality, skip), pieces):
-            for number, fault in done:
+            for number, rank, fault in done:
                 roll.left[number] -= 1
                 if fault is not None:
-                    damaged.setdefault(number, _named(fault, roll.name(number)))
+                    named = replace(fault, patch=roll.name(number))
+                    damaged.setdefault(number, {})[rank] = named
                 if not roll.left[number]:
-                    yield roll.place(number)[0], 1, _listed(damaged.get(number))
+                    yield roll.place(number)[0], 1, _first(damaged.get(number, {}))
     lost = set() if earlier is None else set(earlier.lost)
     for number in np.flatnonzero(roll.left).tolist():
         patch = roll.name(number)
-        if not roll.come[number]:
+        if not roll.seen[number]:
             lost.add(patch)
             continue
-        band = next(b for i, b in enumerate(modality.bands) if not roll.come[number] >> i & 1)
-        path = pack.archive.band_path(pack.root, pack.modality, patch, band.name)
+        rank = next(rank for rank in range(len(bands)) if not roll.come[number] >> rank & 1)
+        path = pack.archive.band_path(pack.root, pack.modality, patch, bands[rank].name)
+        reason = unreadable(bands[rank], "is missing")
         if not skip:
-            raise DamagedFile(path, unreadable(band, "is missing"))
-        fault = Fault(pack.modality, patch, str(path), unreadable(band, "is missing"))
-        yield roll.place(number)[0], 1, [damaged.get(number, fault)]
+            raise DamagedFile(path, reason)
+        absent = {rank: Fault(pack.modality, patch, str(path), reason)}
+        yield roll.place(number)[0], 1, _first(absent | damaged.get(number, {}))
+    if _source(pack.tar) != source:
+        raise UserError(f"{pack.tar}: changed while it was read, expected it to stay; split again")
     _write_told(pack, Told(list(told.strangers.values()), frozenset(lost), told.labels))
+
+
+def in_order(modality: Modality) -> list[Band]:
+    """The bands in the order in which a patch's folder is read: by resolution."""
+    return [band for resolution in modality.resolutions for band in modality.at(resolution)]
 
 
 @dataclass
@@ -195,12 +228,9 @@ class _Telling:
     labels: dict[str, np.ndarray | str] = field(default_factory=dict)
 
 
-def _listed(fault: Fault | None) -> list[Fault]:
-    return [] if fault is None else [fault]
-
-
-def _named(fault: Fault, patch: str) -> Fault:
-    return Fault(fault.modality, patch, fault.file, fault.reason)
+def _first(faults: Mapping[int, Fault]) -> list[Fault]:
+    """That of the least rank, at which the reading of a folder ends."""
+    return [faults[min(faults)]] if faults else []
 
 
 def _pieces(
@@ -213,6 +243,11 @@ def _pieces(
     piece: list[Member] = []
     size = 0
     for tar, info in tars.members(pack.tar):
+        parts = info.name.rstrip("/").split("/")
+        folder = parts[-1] if info.isdir() else parts[-2] if len(parts) > 1 else ""
+        number = roll.number.get(folder)
+        if number is not None:
+            roll.seen[number] = True
         found = archive.member(q, info.name) if info.isreg() else None
         if found is None:
             continue
@@ -227,20 +262,23 @@ def _pieces(
         if what == LABELS:
             told.labels[patch] = parsed(archive, _content(tar.extractfile(info)))
             continue
-        number = roll.number.get(patch)
         if number is None:
             continue
-        channel, band, resolution, start = place[what]
-        if roll.come[number] >> channel & 1:
-            raise DamagedFile(path, f"is in {pack.tar.name} twice, expected it once; {REMEDY}")
-        roll.come[number] |= 1 << channel
+        rank, band, start = place[what]
+        if roll.come[number] >> rank & 1:
+            raise DamagedFile(
+                path, f"is in {pack.tar.name} a second time, expected one; fetch the tar again"
+            )
+        if info.size > LARGEST:
+            raise DamagedFile(path, f"has {info.size:,} bytes, expected at most {LARGEST:,}")
+        roll.come[number] |= 1 << rank
         shard, row = roll.place(number)
-        target = writing.begin(shard)[resolution]
+        target = writing.begin(shard)[band.resolution]
         offset = target.offset + row * target.size + start
         data = _content(tar.extractfile(info))
-        piece.append(Member(number, band, target.path, offset, path, data))
+        piece.append(Member(number, rank, band, target.path, offset, path, data))
         size += len(data)
-        if size >= PIECE_BYTES:
+        if size >= PIECE_BYTES or len(piece) >= PIECE_MEMBERS:
             yield piece
             piece, size = [], 0
     if piece:
@@ -253,23 +291,23 @@ def _content(handle: IO[bytes] | None) -> bytes:
         return handle.read()
 
 
-def _places(pack: Pack) -> Mapping[str, tuple[int, Band, int, int]]:
-    """band -> its number, itself, its resolution, and its first byte within a patch there."""
+def _places(pack: Pack) -> Mapping[str, tuple[int, Band, int]]:
+    """band -> its rank, itself, and its first byte within a patch's pixels of its resolution."""
     modality = pack.archive.modality(pack.modality)
     found = {}
     start = dict.fromkeys(modality.resolutions, 0)
-    for number, band in enumerate(modality.bands):
+    for rank, band in enumerate(in_order(modality)):
         assert band.size is not None
-        found[band.name] = (number, band, band.resolution, start[band.resolution])
+        found[band.name] = (rank, band, start[band.resolution])
         start[band.resolution] += band.size**2 * np.dtype(band.dtype).itemsize
     return found
 
 
 def write_bands(
     modality: str, skip: bool, members: Sequence[Member]
-) -> list[tuple[int, Fault | None]]:
-    """Decode bands and write them at their place: patch and, where it was skipped, why."""
-    done: list[tuple[int, Fault | None]] = []
+) -> list[tuple[int, int, Fault | None]]:
+    """Decode bands and write them at their place: patch, rank and, where it was skipped, why."""
+    done: list[tuple[int, int, Fault | None]] = []
     with ExitStack() as stack:
         stack.enter_context(pixels_only())
         files: dict[Path, int] = {}
@@ -279,13 +317,18 @@ def write_bands(
             except DamagedFile as error:
                 if not skip:
                     raise
-                done.append((member.patch, Fault(modality, "", error.path, error.reason)))
+                fault = Fault(modality, "", error.path, error.reason)
+                done.append((member.patch, member.rank, fault))
                 continue
             if member.target not in files:
                 files[member.target] = os.open(member.target, os.O_WRONLY)
                 stack.callback(os.close, files[member.target])
-            _pwrite(files[member.target], pixels, member.offset)
-            done.append((member.patch, None))
+            try:
+                _pwrite(files[member.target], pixels, member.offset)
+            except OSError as error:  # a full disk names no file
+                error.filename = str(member.target)
+                raise
+            done.append((member.patch, member.rank, None))
     return done
 
 

@@ -100,8 +100,10 @@ def encode(
             for number, (part, shape) in enumerate(cut(described, shapes, shard_size))
         ]
         known = read_notes(notes) or read_notes(folder / "modality.json")
+        if packed is not None and not streaming.known_notes(store, modality, packed):
+            known = {}
         _remove_strangers(folder, {file.name for shard in shards for file in shard.files.values()})
-        looked = run(partial(whole, known=known), shards)
+        looked = run(whole, ((shard, known.get(shard.number)) for shard in shards))
         found = {
             shard.number: note
             for shard, note in zip(shards, looked, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from mmfl.files import materialise
 from mmfl.patches.faults import SKIPPED, held, refuse, sift, write_skipped
 from mmfl.patches.labels import write_store
 from mmfl.patches.shards import shown
+from mmfl.patches.streaming import missing, read_told
 from mmfl.patches.writer import encode, write_labels
 
 log = logging.getLogger(__name__)
@@ -123,6 +125,11 @@ def _encoded(
             )
             folders.append(folder)
             faults += damaged
+            packed = archive.packed(root, modality)
+            told = None if packed is None or skip else read_told(store, modality, packed)
+            if told is not None:  # before the next tar is read
+                folder_of = partial(archive.patch_folder, root, modality)
+                refuse([missing(modality, x, str(folder_of(x))) for x in sorted(told.lost)])
     return folders, faults
 
 
