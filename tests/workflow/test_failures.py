@@ -168,14 +168,28 @@ def test_two_jobs_never_train_one_unit(partitioned: Path, tmp_path: Path) -> Non
     """The job of a killed run may still live when the next one starts."""
     env = os.environ | {"PYTHONPATH": str(partitioned / "src"), "MMFL_CACHE": str(tmp_path / "c")}
     command = [sys.executable, "-m", "mmfl.cli", *TRAIN]
-    jobs = [
-        subprocess.Popen(command, cwd=partitioned, env=env, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [job.communicate()[1] for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], said
-    waited = [text for text in said if "waiting for another process that works on" in text]
-    assert len(waited) == 1 and "finished before" in waited[0]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, cwd=partitioned, env=env, stderr=subprocess.PIPE, text=True
+        )
+
+    first = start()
+    while not list((tmp_path / "c/train").glob("[!.]*")):  # the lock is held
+        assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)
+    second = start()
+    assert second.stderr
+    said = ""
+    while "waiting for another process that works on" not in said:
+        line = second.stderr.readline()
+        assert line, said
+        said += line
+    first.send_signal(signal.SIGCONT)
+    ended = [job.communicate()[1] for job in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], ended
+    assert "waiting" not in ended[0] and "finished before" in ended[1]
     assert len(list((tmp_path / "c/train").glob("*/run.json"))) == 1
 
 
