@@ -75,10 +75,13 @@ def gather_reader(patches: dict[str, Patches], batch: int) -> Reader:
         for resolution in sorted({band["resolution"] for band in p.bands})
     }
 
+    known: dict[int, dict[str, np.ndarray]] = {}  # rows by batch: training has no names to look up
+
     def read(pairs: np.ndarray) -> None:
-        rows = {q: p.rows(pairs) for q, p in patches.items()}
+        if id(pairs) not in known:
+            known[id(pairs)] = {q: p.rows(pairs) for q, p in patches.items()}
         for (q, resolution), out in held.items():
-            patches[q].read(rows[q], resolution, range(out.shape[1]), out)
+            patches[q].read(known[id(pairs)][q], resolution, range(out.shape[1]), out)
 
     return read
 
