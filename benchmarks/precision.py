@@ -36,6 +36,7 @@ DEFAULT = "default"
 SETTINGS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "bfloat16": {"train.precision": "bfloat16"},
+    "compile": {"train.compile": True},
     "whitening.stride 2": {"whitening.stride": 2},
 }
 
