@@ -9,8 +9,7 @@ a process of its own. All take turns, in another order each time, so that a busy
 of them; shown are the median and the quartiles over the turns of the time over ours within a turn.
 Before it is timed, every reader's batch is compared with ours or with the GeoTIFFs, and after each
 turn the trained weights are; the exit status is 1 where they differ. Whatever is not installed gets
-a row that says so. The files were
-just written and lie in memory: warm reads.
+a row that says so. The files were just written and lie in memory: warm reads.
 """
 
 from __future__ import annotations

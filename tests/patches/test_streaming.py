@@ -15,28 +15,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import zstandard
-from test_faults import FAULTS, band, row
+from test_faults import FAULTS, band, contents, row, run
 
 from mmfl import processes
 from mmfl.errors import UserError
-from mmfl.files import file_sha256
 from mmfl.patches import streaming, writer
 from mmfl.patches.faults import read_skipped
 from mmfl.patches.shards import Writing
-from mmfl.steps import split
 
 TOPS = ("BigEarthNet-S1", "BigEarthNet-S2")
-
-
-def run(root: Path, folder: Path, **choice) -> Path:
-    choice = {"shard_size": 4, "snow": False, "cloud_or_shadow": False} | choice
-    split.run("bigearthnet-v2", root=root, out=folder / "out", store=folder / "store", **choice)
-    return folder / "out"
-
-
-def contents(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): file_sha256(path) for path in files}
 
 
 def tar_of(folder: Path, order=lambda names: names, prefix: str = "", twice: int = 0) -> bytes:
