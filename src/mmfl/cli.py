@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from mmfl import frozen
 from mmfl.errors import UserError
 from mmfl.files import read_json, write_json
 from mmfl.params import Params, clients_name, load
@@ -32,9 +33,9 @@ REMEDIES = {errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.EROFS: RIGHT, errno.EA
 log = logging.getLogger(__name__)
 
 
-def _load(path: Path, archive: str) -> Params:
-    """The parameters that hold for an archive."""
-    params = load(path)
+def _load(path: Path, archive: str, step: str) -> Params:
+    """The parameters that hold for an archive; those of a run in progress are its own."""
+    params = frozen.check(path, step) if frozen.is_frozen(path) else load(path)
     if archive not in params.archives:
         known = ", ".join(params.archives)
         raise UserError(f"--archive: found {archive}, expected one of archives in {path}: {known}")
@@ -50,7 +51,7 @@ def simulate(
     """Write a simulated archive and its manifest into the cache."""
     from mmfl.steps import simulate as step
 
-    step.run(_load(params, archive), archive, fresh=fresh)
+    step.run(_load(params, archive, "simulate"), archive, fresh=fresh)
 
 
 @app.command()
@@ -60,7 +61,7 @@ def download(
     parallel: Annotated[int, typer.Option(min=1, max=32, help="files or images at a time")] = 4,
 ) -> None:
     """Fetch and verify an archive's files and imagery (or register a local copy)."""
-    _download(_load(params, archive), archive, Path("data/raw", archive), parallel)
+    _download(_load(params, archive, "download"), archive, Path("data/raw", archive), parallel)
 
 
 @app.command()
@@ -71,7 +72,7 @@ def split(
     from mmfl.steps import split as step
     from mmfl.units import split_unit
 
-    chosen = _load(params, archive)
+    chosen = _load(params, archive, "split")
     raw = Path("data/raw", archive)
     for name in ("files.csv", "scenes.csv"):
         _existing(raw / name, "download")
@@ -98,7 +99,7 @@ def partition(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
     """Decide which client holds which patches in which modality."""
     from mmfl.steps import partition as step
 
-    chosen = _load(params, archive)
+    chosen = _load(params, archive, "partition")
     p = chosen.partition
     step.run(
         patches=_existing(Path("data/patches", archive), "split"),
@@ -128,7 +129,7 @@ def train(
     """Train every seed of a method; resumes at the last finished round."""
     from mmfl.steps import train as step
 
-    chosen = _load(params, archive)
+    chosen = _load(params, archive, "train")
     step.run(
         chosen,
         archive,
@@ -150,7 +151,7 @@ def tune(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
     """Choose hyper-parameters by the validation scores of the trained trials."""
     from mmfl.steps import tune as step
 
-    chosen = _load(params, archive)
+    chosen = _load(params, archive, "tune")
     out = Path("results/tuning", archive, clients_name(chosen))
     step.run(chosen, archive, trained=_existing(Path("runs"), "train"), out=out)
     typer.echo((out / "chosen.yaml").read_text())
@@ -168,7 +169,7 @@ def evaluate(
     """Score every seed of a method: modality subsets, missing rates, classes, clients."""
     from mmfl.steps import evaluate as step
 
-    chosen = _load(params, archive)
+    chosen = _load(params, archive, "evaluate")
     step.run(
         chosen,
         archive,
@@ -188,7 +189,7 @@ def report(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
     """Write tables, figures and metrics of an archive."""
     from mmfl.steps import report as step
 
-    step.run(_load(params, archive), archive)
+    step.run(_load(params, archive, "report"), archive)
 
 
 @app.command()
@@ -196,7 +197,7 @@ def page(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
     """Write the HTML page of an archive (not versioned: it shows measured seconds too)."""
     from mmfl.steps import report as step
 
-    step.run_page(_load(params, archive), archive, params)
+    step.run_page(_load(params, archive, "report"), archive, params)
 
 
 @app.command()

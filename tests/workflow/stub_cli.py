@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from mmfl import files
-from mmfl.params import clients_name, find_entry, load, step_values
+from mmfl import files, frozen
+from mmfl.params import clients_name, find_entry, step_values
 from mmfl.workflow import every, files_of, outputs
 
 FLAGS = ("--params", "--archive", "--method", "--variant", "--workers", "--gpus")
@@ -22,10 +22,13 @@ def main() -> None:
     given = parser.parse_args()
     with Path("calls.txt").open("a", encoding="utf-8") as calls:
         calls.write(f"{given.step} {given.archive} {given.method} {given.params}\n")
+    while "STUB_WAITS" in os.environ and not Path(os.environ["STUB_WAITS"]).exists():
+        time.sleep(0.05)
     if given.step == "simulate":
         time.sleep(float(os.environ.get("STUB_SECONDS", 0)))
         return
-    params = load(given.params).of(given.archive)
+    code = "report" if given.step == "page" else given.step
+    params = frozen.check(Path(given.params), code).of(given.archive)
     if given.step == "page":
         paths, step = ["page/{archive}.html"], "report"
     else:

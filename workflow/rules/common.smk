@@ -9,10 +9,10 @@ from snakemake.settings.types import DeploymentMethod
 SOURCE = Path(workflow.basedir, "src")
 sys.path.insert(0, str(SOURCE))
 
-from mmfl import code, running
+from mmfl import code, frozen, running
 from mmfl.errors import UserError
 from mmfl.params.description import read_description
-from mmfl.params import SIMULATED, clients_name, load, step_values, trials
+from mmfl.params import SIMULATED, clients_name, step_values, trials
 from mmfl.workflow import every, files_of, outputs
 
 
@@ -32,12 +32,21 @@ def parameter_file():
     return str((workflow.configfiles or ["params.yaml"])[-1])
 
 
-def checked(path):
-    """The validated parameters; a fault ends the run before it begins."""
+def started_with(path):
+    """The parameters of this run: a copy of the file, which every job reads, and what it says.
+
+    A job on a cluster parses the rules again: it gets the copy that the run started with. A fault
+    ends the run before it begins.
+    """
     try:
-        return load(path)
+        if workflow.is_main_process:
+            copy, params = frozen.freeze(path)
+        else:
+            copy, params = Path(path), frozen.check(Path(path))
     except UserError as error:
         stop(error)
+    workflow.config_settings.configfiles = [copy.absolute()]  # of the jobs that it spawns
+    return str(copy), params
 
 
 def environment():
@@ -75,8 +84,7 @@ if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     os.environ.pop("CONDA_SHLVL", None)
     os.environ.pop("CONDA_PREFIX", None)
 
-PARAMS_FILE = parameter_file()
-PARAMS = checked(PARAMS_FILE)
+PARAMS_FILE, PARAMS = started_with(parameter_file())
 RUN = Path(workflow.basedir, "workflow/scripts/run.sh")
 os.environ.update(MMFL_PARAMS=PARAMS_FILE, MMFL_RUN=str(RUN))
 if workflow.is_main_process and (notice := running.enter()):

@@ -26,24 +26,27 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load(path: Path | str = "params.yaml") -> Params:
-    """Read and validate a parameter file.
+def load(path: Path | str = "params.yaml", content: bytes | None = None) -> Params:
+    """Read and validate a parameter file; `content`: its bytes, where they were read before.
 
     Raises:
         UserError: one line that names the key, what was found and what is expected.
     """
-    data = read_yaml(Path(path), "a parameter file such as params.yaml", "sections such as train:")
-    return validate(data, str(path))
+    what, keys = "a parameter file such as params.yaml", "sections such as train:"
+    return validate(read_yaml(Path(path), what, keys, content), str(path))
 
 
-def read_yaml(path: Path, what: str, keys: str) -> dict[str, Any]:
+def read_yaml(path: Path, what: str, keys: str, content: bytes | None = None) -> dict[str, Any]:
     """The mapping in a yaml file; `what` it should be and the `keys` expected are for the message.
+
+    `content`: the bytes of the file, where they were read before.
 
     Raises:
         UserError: it is not there, or not such a file.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = path.read_bytes() if content is None else content
+        data = yaml.load(content.decode("utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; expected {what}") from None
     except IsADirectoryError:
