@@ -99,7 +99,14 @@ def empty(root):
     return "s1", row(root, 9).s1, path
 
 
-FAULTS = [empty, truncated, corrupt, missing_band, wrong_size, wrong_type, nan, no_folder]
+def constant(root):
+    """Every band of one value of its own, as where nothing was recorded."""
+    for number, name in enumerate(band.name for band in ARCHIVE.modality("s2").bands):
+        path = rewrite(band(root, "s2", 8, name), lambda x, value=number: x * 0 + value)
+    return "s2", row(root, 8).s2, path.parent
+
+
+FAULTS = [empty, truncated, corrupt, missing_band, wrong_size, wrong_type, nan, no_folder, constant]
 
 
 def contents(folder: Path) -> dict[str, str]:

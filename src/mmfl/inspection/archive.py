@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from mmfl.archives import Archive, get
 from mmfl.archives.base import MASK, SPLITS, pixels_only
+from mmfl.archives.content import varies, worthless
 from mmfl.errors import DamagedFile, UserError
 from mmfl.inspection.findings import GALLERY, Findings, spaced
 from mmfl.inspection.gallery import MODALITIES
@@ -110,12 +111,17 @@ def _read(
         bar = tqdm(chosen, desc=f"read {q}", unit="patch", delay=2)
         with pixels_only():
             for patch in bar:
+                seen = []
                 for band in modality.bands:
                     try:
-                        archive.read(root, q, patch, band.name)
+                        pixels = archive.read(root, q, patch, band.name)
+                        seen.append(varies(pixels, band.nodata))
                     except DamagedFile as error:
                         found.damage.append(str(error))
                         damaged.add(patch)
+                if len(seen) == len(modality.bands) and (reason := worthless(seen)):
+                    found.damage.append(f"{archive.patch_folder(root, q, patch)}: {reason}")
+                    damaged.add(patch)
     total = sum(int(rows[q].notna().sum()) for q in archive.modalities)
     found.facts["Patches read"] = f"{count:,} of {total:,}" + ("" if full else "; --full reads all")
     return damaged

@@ -15,6 +15,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from tqdm import tqdm
 
 from mmfl.archives.base import MASK
+from mmfl.archives.content import varies, worthless
 from mmfl.archives.folder import Folder, files
 from mmfl.errors import DamagedFile
 from mmfl.params.tasks import IGNORED
@@ -105,16 +106,14 @@ def values(archive: Folder, root: Path, q: str, pairs: list[str]) -> Values:
             pixels = archive.read_patch(root, q, pair, modality.resolutions[0])
         except DamagedFile as error:
             return str(error)
+        differ = [varies(band, nodata) for band in pixels]
+        if (reason := worthless(differ)) is not None:
+            return f"{archive.path(root, q, pair)}: {reason}"
+        if differ == [False]:
+            flat.append(archive.path(root, q, pair).name)  # as elevation of the sea
         pixels = pixels.astype(np.float64)
         pixels[pixels == nodata] = np.nan
-        if np.isnan(pixels).all():
-            return f"{archive.path(root, q, pair)}: holds no value, only gaps"
-        seen = _seen(pixels)
-        if (seen[:, 1] == seen[:, 2]).all():
-            if len(seen) > 1:
-                return f"{archive.path(root, q, pair)}: is constant, every pixel is the same"
-            flat.append(archive.path(root, q, pair).name)  # as elevation of the sea
-        return seen
+        return _seen(pixels)
 
     for item in _each(look, pairs, f"read {q}"):
         if isinstance(item, str):

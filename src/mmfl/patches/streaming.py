@@ -23,6 +23,7 @@ from mmfl import tar as tars
 from mmfl.archives import Archive, Fault, Modality
 from mmfl.archives.base import (
     LABELS,
+    REMEDY,
     Band,
     Labels,
     parsed,
@@ -30,6 +31,7 @@ from mmfl.archives.base import (
     read_band,
     unreadable,
 )
+from mmfl.archives.content import varies, worthless
 from mmfl.errors import DamagedFile, UserError
 from mmfl.files import write_json
 from mmfl.patches.shards import Shard, Writing
@@ -144,7 +146,8 @@ class Member:
 class Roll:
     """The patches that are to be written: their numbers, and what of them has come.
 
-    `seen`: anything at all; `come`: a bit per band, by rank; `left`: bands not written yet.
+    `seen`: anything at all; `come`: a bit per band, by rank; `left`: bands not written yet;
+    `varied`: a band whose pixels differ; `gaps`: bands of nothing but gaps.
     """
 
     def __init__(self, shards: Sequence[Shard], bands: int) -> None:
@@ -158,6 +161,20 @@ class Roll:
         self.seen = np.zeros(len(self.number), bool)
         self.come = np.zeros(len(self.number), np.uint32)
         self.left = np.full(len(self.number), bands, np.uint8)
+        self.bands = bands
+        self.varied = np.zeros(len(self.number), bool)
+        self.gaps = np.zeros(len(self.number), np.uint8)
+
+    def note(self, number: int, found: bool | None) -> None:
+        """A band of a patch came, of which `varies` says `found`."""
+        self.varied[number] |= bool(found)
+        self.gaps[number] += found is None
+
+    def worthless(self, number: int) -> str | None:
+        """Why a patch that came whole is of no use, if it is."""
+        gaps = int(self.gaps[number])
+        bands = [None] * gaps + [False] * (self.bands - gaps)
+        return None if self.varied[number] else worthless(bands)
 
     def place(self, number: int) -> tuple[Shard, int]:
         """The shard of a patch and its row in it."""
@@ -192,13 +209,23 @@ def encode(
     with tars.damage(pack.tar):
         pieces = _pieces(pack, roll, told, writing, skip)
         for done in run(partial(write_bands, pack.modality, skip), pieces):
-            for number, rank, fault in done:
+            for number, rank, varied, fault in done:
                 roll.left[number] -= 1
+                roll.note(number, varied)
                 if fault is not None:
                     named = replace(fault, patch=roll.name(number))
                     damaged.setdefault(number, {})[rank] = named
-                if not roll.left[number]:
-                    yield roll.place(number)[0], 1, _first(damaged.get(number, {}))
+                if roll.left[number]:
+                    continue
+                wrong = damaged.get(number, {})
+                reason = None if wrong else roll.worthless(number)
+                if reason is not None:
+                    patch = roll.name(number)
+                    path = pack.archive.patch_folder(pack.root, pack.modality, patch)
+                    if not skip:
+                        raise DamagedFile(path, f"{reason}; {REMEDY}")
+                    wrong = {0: Fault(pack.modality, patch, str(path), f"{reason}; {REMEDY}")}
+                yield roll.place(number)[0], 1, _first(wrong)
     lost = set() if earlier is None else set(earlier.lost)
     for number in np.flatnonzero(roll.left).tolist():
         patch = roll.name(number)
@@ -305,9 +332,11 @@ def _places(pack: Pack) -> Mapping[str, tuple[int, Band, int]]:
 
 def write_bands(
     modality: str, skip: bool, members: Sequence[Member]
-) -> list[tuple[int, int, Fault | None]]:
-    """Decode bands and write them at their place: patch, rank and, where it was skipped, why."""
-    done: list[tuple[int, int, Fault | None]] = []
+) -> list[tuple[int, int, bool | None, Fault | None]]:
+    """Decode bands and write them at their place: patch, rank, whether its pixels vary, and, where
+    it was skipped, why.
+    """
+    done: list[tuple[int, int, bool | None, Fault | None]] = []
     with ExitStack() as stack:
         stack.enter_context(pixels_only())
         files: dict[Path, int] = {}
@@ -318,7 +347,7 @@ def write_bands(
                 if not skip:
                     raise
                 fault = Fault(modality, "", error.path, error.reason)
-                done.append((member.patch, member.rank, fault))
+                done.append((member.patch, member.rank, None, fault))
                 continue
             if member.target not in files:
                 files[member.target] = os.open(member.target, os.O_WRONLY)
@@ -328,7 +357,7 @@ def write_bands(
             except OSError as error:  # a full disk names no file
                 error.filename = str(member.target)
                 raise
-            done.append((member.patch, member.rank, None))
+            done.append((member.patch, member.rank, varies(pixels, member.band.nodata), None))
     return done
 
 

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from mmfl.archives import Archive, Fault, Modality
-from mmfl.archives.base import MASK, pixels_only
+from mmfl.archives.base import MASK, REMEDY, pixels_only
+from mmfl.archives.content import varies, worthless
 from mmfl.errors import DamagedFile
 from mmfl.files import write_json
 from mmfl.params.tasks import MASK_COLUMNS
@@ -193,6 +194,14 @@ def write_chunk(
             try:
                 for resolution, part in pixels.items():
                     part[row] = archive.read_patch(root, modality.name, patch, resolution)
+                reason = worthless(
+                    varies(pixels[r][row, place], band.nodata)
+                    for r in modality.resolutions
+                    for place, band in enumerate(modality.at(r))
+                )
+                if reason is not None and modality.name != MASK.name:
+                    path = archive.patch_folder(root, modality.name, patch)
+                    raise DamagedFile(path, f"{reason}; {REMEDY}")
             except DamagedFile as error:
                 if not skip:
                     raise
