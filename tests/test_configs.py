@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from mmfl.params import entry, load, trials
+from mmfl.params import entries, load, trials
 
 ROOT = Path(__file__).parents[1]
 TUNED = ROOT / "results/tuning/simulated/region-duplicate-p0"
@@ -18,7 +18,7 @@ def test_the_comparison_uses_the_chosen_values():
     params = load(COMPARISON)
     assert params.train.learning_rate == CHOSEN["mf"]["train.learning_rate"]
     seen = set()
-    for item in map(entry, params.train.methods):
+    for item in entries(params):
         own = {"train.learning_rate": params.train.learning_rate} | item.set
         own.pop("train.normalisation", None)
         if item.method in CHOSEN:

@@ -159,7 +159,7 @@ def test_an_archive_has_its_own_values_and_the_rest_of_the_file():
     params = p.validate(TWO)
     one, two = params.of("simulated"), params.of("simulated-tiles")
     assert (one.train.size, two.train.size) == (16, 48)
-    assert [p.entry(m).method for m in two.train.methods] == ["mf", "mf"]
+    assert [m.method for m in p.entries(two)] == ["mf", "mf"]
     assert (two.algorithms.moon.mu, two.algorithms.moon.temperature) == (5, 0.2)
     assert (one.algorithms.moon.mu, one.algorithms.moon.temperature) == (2, 0.2)
     assert list(one.archives) == ["simulated"] and one.of("simulated") is one

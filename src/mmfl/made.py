@@ -18,7 +18,7 @@ from typing import Any
 
 from mmfl import code
 from mmfl.files import digest, file_sha256, write_json
-from mmfl.params import SIMULATED, Params, clients_name, entry, step_values, variant
+from mmfl.params import SIMULATED, Params, clients_name, entries, step_values, variant
 from mmfl.workflow import every, files_of
 
 RECORDS = Path(".snakemake/made")  # belongs to this copy of the project: it holds file times
@@ -61,7 +61,7 @@ def jobs(step: str, params: Params, archive: str) -> list[Job]:
     if step in ("train", "evaluate"):
         top = Path("runs" if step == "train" else "scores", where)
         found = []
-        for item in map(entry, own.train.methods):
+        for item in entries(own):
             method, kind = item.method, variant(item)
             runs = files_of("train", own, archive, [item]) if step == "evaluate" else []
             values = step_values(params, step, archive, method, kind)

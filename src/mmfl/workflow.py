@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmfl.params import MethodEntry, Params, clients_name, entry, variant
+from mmfl.params import MethodEntry, Params, clients_name, entries, variant
 
 STORE = "store.json"  # of a folder of patches, written last: what it holds, by digest
 RUN_FILES = ("model.safetensors", "best.safetensors", "run.json", "rounds.csv")
@@ -46,7 +46,7 @@ def outputs(step: str, params: Params) -> list[str]:
 def every(step: str, params: Params, archive: str) -> list[str]:
     """The outputs of a step for one archive and all methods of the parameters, each once."""
     params = params.of(archive)
-    return files_of(step, params, archive, [entry(item) for item in params.train.methods])
+    return files_of(step, params, archive, entries(params))
 
 
 def files_of(step: str, params: Params, archive: str, items: list[MethodEntry]) -> list[str]:

@@ -251,9 +251,9 @@ def everything(tiles, tmp_path_factory):
 def test_every_method_trains_and_is_scored(everything, monkeypatch, number):
     params, work, folder = everything
     monkeypatch.setenv("MMFL_CACHE", str(work / "cache"))
-    from mmfl.params import entry, variant
+    from mmfl.params import entries, variant
 
-    item = entry(params.train.methods[number])
+    item = entries(params)[number]
     chosen = ("simulated-tiles", item.method, variant(item))
     places = {"patches": folder, "manifest": work / "clients.parquet", "device": "cpu"}
     train.run(params, *chosen, **places, out=work / "runs", measured=work / "measured")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
@@ -45,7 +46,9 @@ def started_with(path):
             copy, params = Path(path), frozen.check(Path(path))
     except UserError as error:
         stop(error)
-    workflow.config_settings.configfiles = [copy.absolute()]  # of the jobs that it spawns
+    workflow.config_settings.configfiles = [
+        copy.absolute()
+    ]  # of the jobs that it spawns
     return str(copy), params
 
 
@@ -95,6 +98,12 @@ TRAINING = f"../envs/{environment()}.yaml"  # MMFL_ENV=cuda: with GPUs
 IMAGE = image()
 
 
+@cache
+def every_file(step, archive):
+    """The outputs of a step for one archive and all methods, listed once."""
+    return every(step, PARAMS, archive)
+
+
 def values_of(step):
     """Parameter function: the values that change the result of a step, and no others."""
 
@@ -114,7 +123,7 @@ def all_of(step):
     """Input function: every file that a step writes for an archive."""
 
     def files(wildcards):
-        return every(step, PARAMS, wildcards.archive)
+        return every_file(step, wildcards.archive)
 
     return files
 
@@ -123,7 +132,7 @@ def indices(wildcards):
     """Which location has which patch and labels; no shard is among them."""
     return [
         path
-        for path in every("split", PARAMS, wildcards.archive)
+        for path in every_file("split", wildcards.archive)
         if not path.endswith(".csv")
     ]
 
@@ -135,7 +144,7 @@ def trained_trials(wildcards):
 
 def clients_table(wildcards):
     """Who holds what."""
-    return every("partition", PARAMS, wildcards.archive)[0]
+    return every_file("partition", wildcards.archive)[0]
 
 
 def source(wildcards):

@@ -6,14 +6,14 @@ import difflib
 import functools
 import itertools
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from mmfl.errors import UserError
-from mmfl.files import digest
 from mmfl.params.algorithms import ANCHORS, Algorithms, check_optimiser, parts
 from mmfl.params.archives import ARCHIVES, SIMULATED, Known, known
 from mmfl.params.faults import one_line
@@ -37,6 +37,8 @@ from mmfl.params.sections import (
     one_of,
     stored,
 )
+
+T = TypeVar("T")
 
 
 class Params(Section):
@@ -64,6 +66,13 @@ class Params(Section):
     evaluate: Evaluate = Evaluate()  # type: ignore[call-arg]
     report: Report = Report()  # type: ignore[call-arg]
     tune: Tune = Tune()  # type: ignore[call-arg]
+    _found: dict[Any, Any] = PrivateAttr(default_factory=dict)  # worked out once, by `_once`
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Params:
+        """A copy, which works its own lists out again."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied._found = {}
+        return copied
 
     @field_validator("archives", mode="before")
     @classmethod
@@ -106,6 +115,9 @@ class Params(Section):
         """
         if self._resolved() and archive in self.archives:
             return self
+        return _once(self, ("of", archive), lambda: self._of(archive))
+
+    def _of(self, archive: str) -> Params:
         own = self.archives[archive]
         for section, values in own.items():
             if section not in OWN_OF_ARCHIVE:
@@ -169,24 +181,19 @@ def _check_all(params: Params, facts: Known) -> None:
     for key, column in (("countries", "country"), ("months", "month")):
         if getattr(params.partition, key) is not None and column not in facts.groups:
             raise ValueError(f"partition.{key}: the archive has no column {column}; set it to null")
-    if params.mim.features == "cells" and facts.task != "pixel":
-        raise ValueError("mim.features: found cells, expected pooled: only tiles have cells")
-    entries = [entry(item) for item in params.train.methods]
-    if len({(item.method, variant(item)) for item in entries}) < len(entries):
-        twice = next(i.method for k, i in enumerate(entries) if i in entries[:k])
-        raise ValueError(f"train.methods: {twice} is listed twice")
-    for item in (*entries, *trials(params)):
-        _check(item.method, resolve(params, item) if item.set else params)
+    seen: set[tuple[str, str]] = set()
+    for item in entries(params):
+        if (pair := (item.method, variant(item))) in seen:
+            raise ValueError(f"train.methods: {item.method} is listed twice")
+        seen.add(pair)
+    for item in (*entries(params), *trials(params)):
+        _check(item.method, resolve(params, item), facts)
     counts = {method: len(own) for method, own in _by_method(trials(params)).items()}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{method} {count}" for method, count in counts.items())
         raise ValueError(f"tune.trials: found {found}; expected as many for every method")
-    if params.model.share_from_stage is not None:
-        stages = 3 if params.model.backbone == "compact" else 4
-        if params.model.share_from_stage > stages:
-            raise ValueError(f"model.share_from_stage: {params.model.backbone} has {stages} stages")
-    if not any(item.method == params.report.baseline and not item.set for item in entries):
-        names = ", ".join(item.method for item in entries)
+    if not any(item.method == params.report.baseline and not item.set for item in entries(params)):
+        names = ", ".join(item.method for item in entries(params))
         raise ValueError(f"report.baseline: {params.report.baseline} is not trained ({names})")
 
 
@@ -197,19 +204,39 @@ def _one_of(value: str, names: tuple[str, ...], what: str, key: str) -> None:
         raise ValueError(f"{key}: {error}") from None
 
 
-def entry(item: str | MethodEntry) -> MethodEntry:
-    """The long form of an item of `train.methods`."""
-    return item if isinstance(item, MethodEntry) else MethodEntry.model_validate({"method": item})
+def _once(params: Params, name: Any, work: Callable[[], T]) -> T:
+    """What `work` finds, worked out once: the graph of n jobs asks for each list n times."""
+    if name not in params._found:
+        params._found[name] = work()
+    return params._found[name]
+
+
+def entries(params: Params) -> list[MethodEntry]:
+    """The rows of `train.methods` in their long form."""
+    return _once(
+        params,
+        "entries",
+        lambda: [
+            item if isinstance(item, MethodEntry) else MethodEntry.model_validate({"method": item})
+            for item in params.train.methods
+        ],
+    )
 
 
 def variant(item: MethodEntry) -> str:
     """`default`, or a short digest of the hyper-parameters that differ."""
-    return digest(item.set, 8) if item.set else "default"
+    return item.variant
 
 
-def _check(method: str, params: Params) -> None:
+def _check(method: str, params: Params, facts: Known) -> None:
     """Refuse a method that these parameters cannot run, saying why."""
     base, modules = parts(method)
+    if params.mim.features == "cells" and facts.task != "pixel":
+        raise ValueError("mim.features: found cells, expected pooled: only tiles have cells")
+    if params.model.share_from_stage is not None:
+        stages = 3 if params.model.backbone == "compact" else 4
+        if params.model.share_from_stage > stages:
+            raise ValueError(f"model.share_from_stage: {params.model.backbone} has {stages} stages")
     assignment = params.partition.assignment
     if {"mim", "prototypes"} & set(modules) and len(params.train.bands) < 2:
         raise ValueError(f"{method} needs two modalities in train.bands")
@@ -247,11 +274,15 @@ def _check(method: str, params: Params) -> None:
 
 def trials(params: Params) -> list[MethodEntry]:
     """Every combination of `tune.trials`, in order."""
-    return [
-        MethodEntry(method=method, set=dict(zip(grid, values, strict=True)))
-        for method, grid in params.tune.trials.items()
-        for values in itertools.product(*grid.values())
-    ]
+    return _once(
+        params,
+        "trials",
+        lambda: [
+            MethodEntry(method=method, set=dict(zip(grid, values, strict=True)))
+            for method, grid in params.tune.trials.items()
+            for values in itertools.product(*grid.values())
+        ],
+    )
 
 
 def _by_method(items: list[MethodEntry]) -> dict[str, list[MethodEntry]]:
@@ -262,24 +293,38 @@ OWN = ("train", "model", "whitening", "mim", "algorithms")  # sections in which 
 
 
 def resolve(params: Params, item: MethodEntry) -> Params:
-    """The parameters with an entry's own values in place; only in the sections `OWN`."""
-    data = params.model_dump()
-    valid = [key for section in OWN for key in _keys(data[section], section)]
+    """The parameters with an entry's own values in place; only in the sections `OWN`.
+
+    The method is the only one of theirs. Sections without a value of its own are the same objects.
+
+    Raises:
+        ValueError: one of its keys is not known or may not differ, or a value is wrong.
+    """
+    known = _once(params, "keys", lambda: _settable(params))
+    sections: dict[str, Any] = {"train": params.train.model_dump(exclude={"methods"})}
     for key, value in item.set.items():
-        if key not in valid:
-            near = difflib.get_close_matches(key, valid, n=1)
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"train.methods: {item.method} sets unknown key {key!r}{hint}")
         if key in ("train.methods", "train.seeds", "train.bands"):
             raise ValueError(f"train.methods: {key} cannot differ between methods")
-        *path, name = key.split(".")
-        functools.reduce(dict.__getitem__, path, data)[name] = value
-    # a changed built-in catalogue is what was given of it
-    data["imagery"] = params.imagery.model_dump(exclude_unset=True)
-    data["train"]["methods"] = ["mf"]
-    data["report"]["baseline"] = "mf"
-    data["tune"] = {}
-    return Params.model_validate(data)
+        section, *path, name = key.split(".")
+        if section not in sections:
+            sections[section] = getattr(params, section).model_dump()
+        functools.reduce(dict.__getitem__, path, sections[section])[name] = value
+    sections["train"]["methods"] = [item.method]
+    update = {}
+    for section, data in sections.items():
+        try:
+            update[section] = type(getattr(params, section)).model_validate(data)
+        except ValidationError as error:
+            raise ValueError(f"train.methods: {item.method}: {one_line(error, section)}") from None
+    return params.model_copy(update=update)
+
+
+def _settable(params: Params) -> list[str]:
+    return [key for name in OWN for key in _keys(getattr(params, name).model_dump(), name)]
 
 
 def _keys(section: dict[str, Any], prefix: str) -> list[str]:
@@ -315,8 +360,7 @@ def clients_name(params: Params) -> str:
 def runs(params: Params, archive: str) -> list[RunSpec]:
     """Every run of an archive, in the order of `train.methods` and `train.seeds`."""
     params = params.of(archive)
-    items = [entry(item) for item in params.train.methods]
-    return [spec for item in items for spec in runs_of(params, archive, item)]
+    return [spec for item in entries(params) for spec in runs_of(params, archive, item)]
 
 
 def runs_of(params: Params, archive: str, item: MethodEntry) -> list[RunSpec]:
@@ -337,12 +381,18 @@ def label_of(item: MethodEntry) -> str:
 
 def find_entry(params: Params, method: str, variant_name: str = "default") -> MethodEntry:
     """The entry of `train.methods`, or the trial of `tune.trials`, with this name and variant."""
-    items = [*(entry(item) for item in params.train.methods), *trials(params)]
-    for item in items:
-        if (item.method, variant(item)) == (method, variant_name):
-            return item
-    known = ", ".join(f"{item.method}/{variant(item)}" for item in items)
-    raise UserError(f"train.methods: no {method}/{variant_name}; known: {known}")
+    items = _once(
+        params,
+        "names",
+        lambda: {
+            (item.method, variant(item)): item
+            for item in reversed([*entries(params), *trials(params)])  # a row before a trial
+        },
+    )
+    if (method, variant_name) not in items:
+        known = ", ".join(f"{name}/{kind}" for name, kind in reversed(items))
+        raise UserError(f"train.methods: no {method}/{variant_name}; known: {known}")
+    return items[method, variant_name]
 
 
 DRAWN = {  # values of `simulate` that decide an archive
@@ -356,56 +406,53 @@ def step_values(
 ) -> dict[str, Any]:
     """Exactly the values that change the result of a step (of one method for train, evaluate)."""
     params = params.of(archive)
-    dump = params.model_dump(mode="json")
+
+    def dump(section: str) -> dict[str, Any]:
+        exclude = {"methods"} if section == "train" else None
+        return getattr(params, section).model_dump(mode="json", exclude=exclude)
+
     if step in ("simulate", "download"):
         if archive in SIMULATED:
-            drawn = {key: dump["simulate"][key] for key in DRAWN[archive]}
+            simulate = dump("simulate")
+            drawn = {key: simulate[key] for key in DRAWN[archive]}
             return {"simulate": drawn, "extract": params.download.extract}
         if archive in params.folders:
             return {"folder": params.folders[archive]}
         values = {
-            "local": dump["download"]["local"].get(archive),
+            "local": dump("download")["local"].get(archive),
             "extract": params.download.extract,
         }
         found_by_stac = archive == "dynamicworld-expert"
         return values | ({"imagery": params.imagery.choice()} if found_by_stac else {})
-    if step == "split":
-        return dump["split"]
-    if step == "partition":
-        return dump["partition"]
+    if step in ("split", "partition"):
+        return dump(step)
     if step == "train":
         return train_values(params, method, variant)
     if step == "evaluate":
-        train, own = dump["train"], dump["evaluate"]
+        train, own = dump("train"), dump("evaluate")
         own.pop("threshold" if known(archive, params.folders).task == "pixel" else "overlap")
         keys = ("seeds", "size", "bands", "normalisation", "statistics")
         return own | {key: train[key] for key in keys}
     if step == "tune":
-        return dump["tune"] | {"seeds": params.train.seeds}
+        return dump("tune") | {"seeds": params.train.seeds}
     if step == "report":
         methods = [f"{s.method}/{s.variant}/{s.seed}/{s.label}" for s in runs(params, archive)]
-        return dump["report"] | {"runs": methods}
+        return dump("report") | {"runs": methods}
     raise ValueError(f"unknown step {step}")
 
 
 def train_values(params: Params, method: str | None, variant_name: str) -> dict[str, Any]:
     """What decides the weights of a method's runs, seeds included."""
     if method is None:
-        entries = [entry(item) for item in params.train.methods]
         return {
-            f"{e.method}/{variant(e)}": train_values(params, e.method, variant(e)) for e in entries
+            f"{item.method}/{variant(item)}": train_values(params, item.method, variant(item))
+            for item in entries(params)
         }
-    item = find_entry(params, method, variant_name)
-    own = resolve(params, item).model_dump(mode="json")
+    own = resolve(params, find_entry(params, method, variant_name))
     base, modules = parts(method)
-    values = {"train": own["train"] | {"seeds": params.train.seeds}, "model": own["model"]}
-    values["participation"] = own["participation"]
-    hyper = {k: v for k, v in own["algorithms"].items() if k == base or k in modules}
-    if hyper:
-        values["algorithms"] = hyper
-    values["train"].pop("methods")
-    if "fw" in modules:
-        values["whitening"] = own["whitening"]
-    if "mim" in modules:
-        values["mim"] = own["mim"]
-    return values
+    names = ("model", "participation", *(("whitening",) if "fw" in modules else ()))
+    names += ("mim",) if "mim" in modules else ()
+    values = {name: getattr(own, name).model_dump(mode="json") for name in names}
+    values["train"] = own.train.model_dump(mode="json", exclude={"methods"})
+    hyper = own.algorithms.model_dump(mode="json", include={base, *modules})
+    return values | ({"algorithms": hyper} if hyper else {})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mmfl.files import digest
 from mmfl.params.archives import S1_BANDS, S2_TRAINED
 
 SCENARIOS = ("random", "region", "country", "country-season", "tile", "dirichlet")
@@ -192,6 +194,11 @@ class MethodEntry(Section):
     method: str
     label: str | None = None
     set: dict[str, Any] = Field({}, description="dotted key -> value, e.g. train.normalisation")
+
+    @functools.cached_property
+    def variant(self) -> str:
+        """`default`, or a short digest of the hyper-parameters that differ."""
+        return digest(self.set, 8) if self.set else "default"
 
 
 class Train(Section):
