@@ -130,9 +130,10 @@ def scored(places, tmp_path_factory) -> dict[str, Path]:
     return found
 
 
-def maps(folder: Path) -> dict[str, np.ndarray]:
-    """pair -> class map."""
+def maps(folder: Path, model: str = "all") -> dict[str, np.ndarray]:
+    """pair -> class map of a model."""
     table = pd.read_parquet(folder / "predictions.parquet")
+    table = table[table["model"] == model]
     found = {}
     for pair, file in zip(table["pair"], table["file"], strict=True):
         with rasterio.open(folder / "predictions" / file) as source:
@@ -225,7 +226,10 @@ def test_the_model_has_learned(scored):
 def test_files_lie_where_their_tiles_do(scored):
     table = pd.read_parquet(scored["mf"] / "predictions.parquet").set_index("pair")
     assert sorted(table.index) == TEST
-    assert sorted(p.name for p in (scored["mf"] / "predictions").iterdir()) == sorted(table["file"])
+    for method in ("mf", "local"):
+        folder = scored[method] / "predictions"
+        files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.tif"))
+        assert files == sorted(pd.read_parquet(folder.with_suffix(".parquet"))["file"])
     for pair, file in table["file"].items():
         mask = ARCHIVE.mask(Path(), pair)
         with rasterio.open(scored["mf"] / "predictions" / file) as source:
@@ -240,14 +244,28 @@ def test_files_lie_where_their_tiles_do(scored):
                 assert source.bounds.bottom == 58e5 - 10 * mask.classes.shape[0]
 
 
-@pytest.mark.parametrize("method", ["mf", "local"])
-def test_confusion_matrices_are_those_of_the_files(scored, method):
+@pytest.mark.parametrize(("method", "models"), [("mf", ["all"]), ("local", ["a", "b"])])
+def test_confusion_matrices_are_those_of_the_files(scored, method, models):
     table = pd.read_parquet(scored[method] / "predictions.parquet")
-    found = maps(scored[method])
-    for pair, counts in zip(table["pair"], table["confusion"], strict=True):
-        y, p = flat([pair], found)
-        expected = confusion_matrix(y, p, labels=range(3))
-        np.testing.assert_array_equal(counts.reshape(3, 3), expected)
+    assert list(table["model"].unique()) == models and (table["state"] == "").all()
+    for model, own in table.groupby("model"):
+        found = maps(scored[method], model)
+        assert sorted(found) == TEST
+        for pair, counts in zip(own["pair"], own["confusion"], strict=True):
+            y, p = flat([pair], found)
+            expected = confusion_matrix(y, p, labels=range(3))
+            np.testing.assert_array_equal(counts.reshape(3, 3), expected)
+
+
+def test_scores_of_local_are_the_mean_over_the_groups_whose_maps_are_kept(scored):
+    """Each group's model alone on all test tiles; not one model made of all of them."""
+    pairs = [p for p in TEST if p not in ("tile/02", "tile/05")]
+    each = [accuracy_score(*flat(pairs, maps(scored["local"], model))) for model in ("a", "b")]
+    assert each[0] != each[1]
+    found = rows(scored["local"], kind="subset", modalities="s1+s2")
+    assert found["accuracy"] == pytest.approx(np.mean(each), abs=1e-12)
+    whole = pd.read_csv(scored["local"] / "scores.csv").query("modalities == 's1+s2'")
+    assert (whole["models"] == 2).all() and (whole["models_asked"] == 2).all()
 
 
 def test_the_prior_predicts_the_most_frequent_class(scored):

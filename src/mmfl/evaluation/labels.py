@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmfl.evaluation.metrics import best_thresholds, scores
-from mmfl.evaluation.predict import Inputs, ensemble_probabilities
+from mmfl.evaluation.predict import UNSEEN, Inputs, ensemble_probabilities
 from mmfl.evaluation.protocol import Cut, Mask, available
 from mmfl.models.ensemble import Ensemble
 from mmfl.models.network import Network
@@ -37,32 +37,29 @@ class LabelBench:
     task = TASKS["multilabel"]
 
     def ask(self, ensemble: Ensemble, locations: np.ndarray, masks: list[Mask]) -> list[np.ndarray]:
-        """(N, P) probabilities for each availability mask; NaN rows where nothing is seen."""
+        """(N, P) probabilities for each availability mask; `UNSEEN` where nothing is, or NaN."""
         return ensemble_probabilities(
             self.network, ensemble, locations, masks, self.inputs, len(self.class_names), self.batch
         )
 
     def seen(self, answer: np.ndarray) -> np.ndarray:
         """(N,) bool: rows with probabilities."""
+        return answer[:, 0] != UNSEEN
+
+    def finite(self, answer: np.ndarray) -> np.ndarray:
+        """(N,) bool: rows without NaN."""
         return ~np.isnan(answer).any(axis=1)
 
-    def cut(self, ensemble: Ensemble, validation: np.ndarray) -> Cut:
-        """0.5, or (P,) thresholds from the validation locations."""
+    def cut(self, ensemble: Ensemble, validation: np.ndarray) -> Cut | None:
+        """0.5, or (P,) thresholds from the validation locations; None if it diverged there."""
         if self.thresholds == "half" or not len(validation):
             return 0.5
         answer = self.ask(ensemble, validation, [available(self, validation)])[0]
         seen = self.seen(answer)
+        if not self.finite(answer[seen]).all():
+            return None
         return best_thresholds(self.labels[validation][seen], answer[seen])
 
     def score(self, locations: np.ndarray, answer: np.ndarray, cut: Cut) -> dict[str, Any]:
         """Multi-label scores of probabilities."""
         return scores(self.labels[locations], answer, cut)
-
-
-def mean_probability(answers: Sequence[np.ndarray]) -> np.ndarray:
-    """(N, P) float32 mean over the ensembles that see a location; NaN where none does."""
-    stack = np.stack(answers)
-    seen = ~np.isnan(stack)
-    with np.errstate(invalid="ignore"):
-        mean = np.where(seen, stack, 0).sum(0, dtype=np.float64) / seen.sum(0)
-    return mean.astype(np.float32)

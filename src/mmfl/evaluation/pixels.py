@@ -23,6 +23,8 @@ from mmfl.params.tasks import IGNORED, TASKS
 
 UNSEEN = -1
 """Fills the matrix of a tile of which an ensemble sees nothing."""
+DIVERGED = -2
+"""Fills the matrix of a tile with a probability that is not finite."""
 
 
 @dataclass
@@ -49,7 +51,10 @@ class PixelBench:
     task = TASKS["pixel"]
 
     def ask(self, ensemble: Ensemble, locations: np.ndarray, masks: list[Mask]) -> list[np.ndarray]:
-        """(N, P, P) int64 confusion of each tile for each availability mask; `UNSEEN` in full."""
+        """(N, P, P) int64 confusion of each tile for each availability mask.
+
+        `UNSEEN` or `DIVERGED` in full where there is none.
+        """
         classes = len(self.class_names)
         answers = [np.full((len(locations), classes, classes), UNSEEN, np.int64) for _ in masks]
         asked = [_subsets(mask, len(locations)) for mask in masks]
@@ -58,7 +63,7 @@ class PixelBench:
                 maps = self._maps(ensemble, locations[part], truths, subsets)
                 for place, (row, truth) in enumerate(zip(part, truths, strict=True)):
                     counted = {
-                        s: confusion(truth, _decided(found[place]), classes)
+                        s: _counted(truth, _decided(found[place]), classes)
                         for s, found in maps.items()
                     }
                     for answer, kinds in zip(answers, asked, strict=True):
@@ -67,10 +72,14 @@ class PixelBench:
         return answers
 
     def seen(self, answer: np.ndarray) -> np.ndarray:
-        """(N,) bool: tiles with a confusion matrix."""
+        """(N,) bool: tiles of which the ensemble saw something."""
         return answer[:, 0, 0] != UNSEEN
 
-    def cut(self, ensemble: Ensemble, validation: np.ndarray) -> Cut:
+    def finite(self, answer: np.ndarray) -> np.ndarray:
+        """(N,) bool: tiles whose probabilities are finite."""
+        return answer[:, 0, 0] != DIVERGED
+
+    def cut(self, ensemble: Ensemble, validation: np.ndarray) -> Cut | None:
         """Of no meaning here: the class of the highest probability is predicted."""
         return 0.5
 
@@ -79,27 +88,27 @@ class PixelBench:
         return pixel_scores(answer.sum(axis=0))
 
     def class_maps(
-        self, ensembles: Sequence[Ensemble], locations: np.ndarray
+        self, ensemble: Ensemble, locations: np.ndarray
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(number in `locations`, class map, confusion matrix) of each tile, in any order.
 
-        The class of the highest mean probability over the ensembles that see the tile, with all
-        its modalities: (H, W) uint8; 255 and a matrix of zeros where none sees it.
+        The class of the highest probability with all of the tile's modalities, (H, W) uint8; 255
+        and a matrix of `UNSEEN` or `DIVERGED`, see `ask`, where there is none.
         """
         classes = len(self.class_names)
         held = {q: found[locations] for q, found in self.present.items()}
         kinds = [frozenset([subset]) for subset in _subsets(held, len(locations))]
         for (subset,), rows in _alike(kinds):
-            for part, truths in self._chunks(locations, rows, len(ensembles)):
-                every = [self._maps(e, locations[part], truths, [subset]) for e in ensembles]
-                seen = [maps[subset] for maps in every if subset in maps]
+            for part, truths in self._chunks(locations, rows, 1):
+                maps = self._maps(ensemble, locations[part], truths, [subset])
                 for place, (row, truth) in enumerate(zip(part, truths, strict=True)):
-                    if not seen:
-                        blank = np.full(truth.shape, IGNORED, np.uint8)
-                        yield int(row), blank, np.zeros((classes, classes), np.int64)
-                        continue
-                    decided = _decided(torch.stack([found[place] for found in seen]).mean(dim=0))
-                    yield int(row), decided, confusion(truth, decided, classes)
+                    drawn = np.full(truth.shape, IGNORED, np.uint8)
+                    matrix = np.full((classes, classes), UNSEEN, np.int64)
+                    if subset in maps:
+                        decided = _decided(maps[subset][place])
+                        matrix = _counted(truth, decided, classes)
+                        drawn = drawn if decided is None else decided
+                    yield int(row), drawn, matrix
 
     def _maps(
         self,
@@ -145,6 +154,17 @@ def _alike(kinds: Sequence[frozenset[Subset]]) -> list[tuple[list[Subset], list[
     return [(sorted(kind), rows) for kind, rows in groups.items()]
 
 
-def _decided(probabilities: Tensor) -> np.ndarray:
-    """(P, H, W) -> (H, W) uint8: the class of the highest probability, the first of equal ones."""
+def _decided(probabilities: Tensor) -> np.ndarray | None:
+    """(P, H, W) -> (H, W) uint8: the class of the highest probability, the first of equal ones.
+
+    None where a probability is not finite.
+    """
+    if not torch.isfinite(probabilities).all():
+        return None
     return probabilities.argmax(dim=0).to(torch.uint8).cpu().numpy()
+
+
+def _counted(truth: np.ndarray, decided: np.ndarray | None, classes: int) -> np.ndarray:
+    if decided is None:
+        return np.full((classes, classes), DIVERGED, np.int64)
+    return confusion(truth, decided, classes)

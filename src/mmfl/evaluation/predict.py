@@ -15,6 +15,8 @@ from mmfl.models.ensemble import Ensemble, Expert
 from mmfl.models.network import Network
 from mmfl.patches.batching import batches, patterns
 
+UNSEEN = -1.0
+"""Fills the row of a location of which nothing is seen; a model that diverged answers NaN."""
 Inputs = Callable[[str, np.ndarray], Tensor]
 """(modality, locations) -> standardised images (N, C, H, W) on the device."""
 
@@ -38,7 +40,9 @@ def expert_probabilities(
     classes: int,
     batch: int,
 ) -> list[np.ndarray]:
-    """(N, P) float32 for each availability mask; NaN rows where the expert sees nothing.
+    """(N, P) float32 for each availability mask; rows `UNSEEN` where the expert sees nothing.
+
+    NaN where a logit is not finite: the model has diverged.
 
     `masks[k][q]` is (N,) bool: whether location i offers modality q in the k-th question.
     """
@@ -54,13 +58,18 @@ def expert_probabilities(
     found = []
     for mask in masks:
         own = {q: mask[q] for q in mask if q in features}
-        result = np.full((len(locations), classes), np.nan, np.float32)
+        result = np.full((len(locations), classes), UNSEEN, np.float32)
         for members, rows in patterns(own) if own else []:
             index = torch.from_numpy(rows)
             logits = network.classify({q: features[q][index] for q in members})
-            result[rows] = torch.sigmoid(logits.float()).cpu().numpy()
+            result[rows] = torch.sigmoid(finite(logits.float())).cpu().numpy()
         found.append(result)
     return found
+
+
+def finite(logits: Tensor) -> Tensor:
+    """Logits with NaN for what is infinite, which sigmoid and softmax would call certain."""
+    return torch.where(torch.isfinite(logits), logits, torch.nan)
 
 
 def _features(
@@ -89,7 +98,10 @@ def ensemble_probabilities(
     classes: int,
     batch: int,
 ) -> list[np.ndarray]:
-    """Mean probability of the experts that see something of a location; NaN where none does."""
+    """Mean probability of the experts that see something of a location; `UNSEEN` where none does.
+
+    NaN where one of those has diverged: the mean over the others would be another model.
+    """
     every = [
         expert_probabilities(network, expert, locations, masks, inputs, classes, batch)
         for expert in ensemble
@@ -97,9 +109,9 @@ def ensemble_probabilities(
     combined = []
     for answers in zip(*every, strict=True):
         stack = np.stack(answers)
-        seen = ~np.isnan(stack[:, :, :1])
+        seen = stack[:, :, :1] != UNSEEN
         total = np.where(seen, stack, 0).sum(axis=0, dtype=np.float64)
         count = seen.sum(axis=0)
-        with np.errstate(invalid="ignore"):
-            combined.append((total / np.where(count, count, np.nan)).astype(np.float32))
+        mean = np.where(count, total / np.maximum(count, 1), UNSEEN)
+        combined.append(mean.astype(np.float32))
     return combined

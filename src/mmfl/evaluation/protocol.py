@@ -18,8 +18,10 @@ from mmfl.params.tasks import Task
 
 COLUMNS = (
     "kind", "policy", "modalities", "removed", "rate", "client", "class",
-    "metric", "value", "patches", "classes",
+    "metric", "value", "patches", "classes", "models", "models_asked", "state",
 )  # fmt: skip
+DIVERGED = "diverged"
+"""State of a row whose value is empty because a model's answers were not finite."""
 
 Row = dict[str, Any]
 Mask = dict[str, np.ndarray]
@@ -48,12 +50,16 @@ class Bench(Protocol):
         """(N,) bool: the locations of which the ensemble saw something."""
         ...
 
-    def cut(self, ensemble: Ensemble, validation: np.ndarray) -> Cut:
-        """The thresholds of an ensemble, where the task has any."""
+    def finite(self, answer: np.ndarray) -> np.ndarray:
+        """(N,) bool: the locations of which the answer, if there is one, is finite."""
+        ...
+
+    def cut(self, ensemble: Ensemble, validation: np.ndarray) -> Cut | None:
+        """The thresholds of an ensemble, where the task has any; None if it has diverged."""
         ...
 
     def score(self, locations: np.ndarray, answer: np.ndarray, cut: Cut) -> dict[str, Any]:
-        """The task's scores of an answer of which everything is seen, with `classes`."""
+        """The task's scores of an answer that is seen and finite throughout, with `classes`."""
         ...
 
 
@@ -93,8 +99,10 @@ def union_rows(
     """Rows of the union test set under one policy, and each ensemble's answer (N, …) for `test`.
 
     Subset rows and curves are on the locations with every modality; the others have a row of
-    their own. With several ensembles (local models) values are means over them. `detailed` adds
-    curves, classes, clients and validation. The answers are those to all that is available.
+    their own. With several ensembles (local models) values are means over those that can answer:
+    `models` of `models_asked`. If one of them has diverged, there is no value, and the state says
+    so. `detailed` adds curves, classes and validation. The answers are those to all that is
+    available.
     """
     modalities = sorted(bench.present)
     held = available(bench, test)
@@ -116,6 +124,8 @@ def union_rows(
         found = [_score(bench, rest, a, c) for a, c in zip(partial, cuts, strict=True)]
         head = {"kind": "incomplete", "policy": policy, "modalities": "fewer"}
         rows += _mean_rows(bench, head, found, len(rest))
+        if detailed and not len(whole):
+            rows += _class_rows(bench, head, found, len(rest))
         everything = [_merged(complete, a, b) for a, b in zip(everything, partial, strict=True)]
     if detailed and len(validation):
         mask = available(bench, validation)
@@ -159,14 +169,16 @@ def validation_score(
 ) -> float | None:
     """The task's first score on validation locations, all their modalities.
 
-    The mean over the ensembles, each on the locations that it sees; None where none can be
-    scored: no locations, nothing seen, or no true class.
+    The mean over the ensembles, each on the locations that it sees; NaN where one of them has
+    diverged; None where none can be scored: no locations, nothing seen, or no true class.
     """
     found = []
     mask = available(bench, locations)
     for ensemble in ensembles if len(locations) else ():
         answer = bench.ask(ensemble, locations, [mask])[0]
         seen = bench.seen(answer)
+        if not bench.finite(answer).all():
+            return float("nan")
         if seen.any():
             found.append(bench.score(locations[seen], answer[seen], 0.5)[bench.task.first])
     known = [value for value in found if not np.isnan(value)]
@@ -174,13 +186,17 @@ def validation_score(
 
 
 def client_rows(
-    bench: Bench, experts: Sequence[Expert], test: np.ndarray, policy: str
+    bench: Bench,
+    experts: Sequence[Expert],
+    test: np.ndarray,
+    validation: np.ndarray,
+    policy: str,
 ) -> list[Row]:
     """Each client's own model on the union test set of its modalities."""
     rows: list[Row] = []
     for expert in experts:
         held = np.any([bench.present[q][test] for q in expert.modalities], axis=0)
-        found = _client_scores(bench, expert, test[held])
+        found = _client_scores(bench, expert, test[held], validation)
         head = {"kind": "client", "client": expert.name, "policy": policy}
         head["modalities"] = "+".join(expert.modalities)
         rows += _mean_rows(bench, head, [found], int(held.sum()))
@@ -188,7 +204,10 @@ def client_rows(
 
 
 def own_rows(
-    bench: Bench, experts: dict[str, dict[str, Expert]], own_test: dict[str, np.ndarray]
+    bench: Bench,
+    experts: dict[str, dict[str, Expert]],
+    own_test: dict[str, np.ndarray],
+    validation: np.ndarray,
 ) -> list[Row]:
     """Each client on its own test patches under each statistics policy, exactly paired.
 
@@ -201,51 +220,67 @@ def own_rows(
             if len(locations):
                 head = {"kind": "own", "policy": policy, "client": client}
                 head["modalities"] = "+".join(expert.modalities)
-                found = _client_scores(bench, expert, locations)
+                found = _client_scores(bench, expert, locations, validation)
                 rows += _mean_rows(bench, head, [found], len(locations))
     return rows
 
 
-def _client_scores(bench: Bench, expert: Expert, locations: np.ndarray) -> dict[str, Any]:
+def _client_scores(
+    bench: Bench, expert: Expert, locations: np.ndarray, validation: np.ndarray
+) -> dict[str, Any]:
     mask = {q: bench.present[q][locations] for q in expert.modalities}
-    return _score(bench, locations, bench.ask((expert,), locations, [mask])[0], 0.5)
+    answer = bench.ask((expert,), locations, [mask])[0]
+    return _score(bench, locations, answer, bench.cut((expert,), validation))
 
 
-def _score(bench: Bench, locations: np.ndarray, answer: np.ndarray, cut: Cut) -> dict[str, Any]:
-    """Scores; a location that an ensemble cannot see at all makes the whole row empty."""
+def _score(
+    bench: Bench, locations: np.ndarray, answer: np.ndarray, cut: Cut | None
+) -> dict[str, Any]:
+    """Scores; none if a location cannot be seen at all, only `state` if an answer is not finite."""
     if not len(locations) or not bench.seen(answer).all():
         return {}
+    if cut is None or not bench.finite(answer).all():
+        return {"state": DIVERGED}
     return bench.score(locations, answer, cut)
 
 
 def _mean_rows(bench: Bench, head: Row, found: Sequence[dict[str, Any]], patches: int) -> list[Row]:
-    """One row per metric, the mean over those ensembles that can answer."""
+    """One row per metric, the mean over those ensembles that can answer; empty if one diverged."""
     answered = [f for f in found if f]
     if not answered:
         return []
+    head = {**head, "patches": patches, "models": len(answered), "models_asked": len(found)}
+    if _diverged(answered):
+        return [{**head, "metric": m, "state": DIVERGED} for m in sorted(bench.task.metrics)]
     return [
         {
             **head,
             "metric": metric,
             "value": float(np.mean([f[metric] for f in answered])),
-            "patches": patches,
             "classes": answered[0]["classes"],
         }
         for metric in sorted(bench.task.metrics)
     ]
 
 
+def _diverged(answered: Sequence[dict[str, Any]]) -> bool:
+    return any(f.get("state") == DIVERGED for f in answered)
+
+
 def _class_rows(
     bench: Bench, head: Row, found: Sequence[dict[str, Any]], patches: int
 ) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     answered = [f for f in found if f]
-    for metric in sorted(bench.task.of_class) if answered else ():
+    if not answered or _diverged(answered):
+        return rows
+    for metric in sorted(bench.task.of_class):
         values = np.mean([f[metric] for f in answered], axis=0)
         for name, value in zip(bench.class_names, values, strict=True):
             if not np.isnan(value):
                 rows.append(
                     {**head, "kind": "class", "class": name, "metric": metric,
-                     "value": float(value), "patches": patches}
+                     "value": float(value), "patches": patches, "models": len(answered),
+                     "models_asked": len(found)}
                 )  # fmt: skip
     return rows

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmfl.evaluation.predict import load_expert
+from mmfl.evaluation.predict import finite, load_expert
 from mmfl.evaluation.windows import Place, bell, coverage, padded, places, share
 from mmfl.models.ensemble import Ensemble, Expert
 from mmfl.models.network import Network
@@ -58,7 +58,7 @@ def ensemble_maps(
 ) -> Maps:
     """Mean probability of the experts that see something of a subset.
 
-    Subsets of which no expert sees anything are left out.
+    Subsets of which no expert sees anything are left out. NaN where one of those has diverged.
     """
     sums: Maps = {}
     counts: Counter[Subset] = Counter()
@@ -117,7 +117,7 @@ def expert_maps(
         }
         shares = [share(covers[i], p, weight).to(device) for i, p in chosen]
         for s in subsets:
-            found = F.softmax(network.classify({q: features[q] for q in s}).float(), dim=1)
+            found = F.softmax(finite(network.classify({q: features[q] for q in s}).float()), dim=1)
             for (i, place), values, part_of in zip(chosen, found, shares, strict=True):
                 _window(maps[s][i], place, size).add_(values * part_of)
     return {

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from mmfl.errors import DamagedFile
 from mmfl.federation import checkpoint
 from mmfl.federation.attendance import State, attendance, check_schedule
+from mmfl.federation.outcome import is_best, server_row
 from mmfl.federation.task import Task, shown_policy
 from mmfl.federation.workers import Build, Job, Workers
 from mmfl.params import Params
@@ -56,7 +57,8 @@ def federate(fed: Federation, initial: dict[str, torch.Tensor]) -> tuple[Server,
     """Train all rounds, from the last checkpoint in `fed.work` where there is one.
 
     Returns the final server and a row per round and client (and one for the server, with the
-    validation score). The best round by validation stays in `fed.work/best.safetensors`.
+    validation score, see `server_row`). The best round by validation (`is_best`) stays in
+    `fed.work/best.safetensors`.
     """
     strategy, params = fed.strategy, fed.params
     check_schedule(strategy.population, params.participation)
@@ -83,10 +85,10 @@ def federate(fed: Federation, initial: dict[str, torch.Tensor]) -> tuple[Server,
             accepted = [updates[c.id] for c in present if states[c.id] == "trained"]
             server = strategy.server_step(server, accepted)
             score = fed.task.validate(strategy.evaluation_view(server, shown_policy(params)))
-            previous = [row["val_score"] for row in rows if row["client"] == "server"]
-            rows.append({"round": server.round, "client": "server", "val_score": score})
-            if not previous or (score or 0) > max(value or 0 for value in previous):
+            outcome = server_row(server, accepted, score)
+            if is_best(outcome, [row for row in rows if row["client"] == "server"]):
                 checkpoint.save(fed.work / BEST, server, {"identity": fed.identity})
+            rows.append(outcome)
             checkpoint.save(
                 fed.work / f"round-{server.round:05d}.safetensors",
                 server,

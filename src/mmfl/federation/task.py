@@ -56,7 +56,7 @@ class Task(Protocol):
         ...
 
     def validate(self, ensembles: Sequence[Ensemble]) -> float | None:
-        """The validation score of some models, None where there is no validation data."""
+        """The validation score of some models: None without validation data, NaN if diverged."""
         ...
 
 

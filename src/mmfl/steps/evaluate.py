@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,16 @@ import torch
 from mmfl.clients.manifest import content_hash, read_manifest
 from mmfl.errors import UserError
 from mmfl.evaluation.geotiff import file_names, whole_folder, write_class_map
-from mmfl.evaluation.labels import LabelBench, mean_probability
+from mmfl.evaluation.labels import LabelBench
 from mmfl.evaluation.pixels import PixelBench
-from mmfl.evaluation.protocol import COLUMNS, client_rows, own_rows, union_rows
+from mmfl.evaluation.protocol import (
+    COLUMNS,
+    DIVERGED,
+    Bench,
+    client_rows,
+    own_rows,
+    union_rows,
+)
 from mmfl.federation import checkpoint
 from mmfl.federation.bench import build_bench
 from mmfl.federation.data import Data, Normaliser, Statistics
@@ -24,10 +32,12 @@ from mmfl.federation.task import shown_policy
 from mmfl.federation.tiles import TileData, open_data
 from mmfl.files import atomic, read_json
 from mmfl.models.ensemble import Ensemble
-from mmfl.params import Params, RunSpec, find_entry, resolve, runs_of
+from mmfl.params import Params, RunSpec, find_entry, parts, resolve, runs_of
 from mmfl.strategies.base import POLICIES, Server, Strategy
 
 log = logging.getLogger(__name__)
+WHOLE = "all"  # the model of all clients, in `predictions.parquet`
+UNSEEN = "unseen"  # state of a prediction where a model sees nothing of a location
 
 
 def run(
@@ -97,10 +107,10 @@ def evaluate_one(
         if policy == shown:
             answers = given
     union = strategy.evaluation_view(server, shown)
-    if spec.method == "local":
+    if parts(spec.method)[0] == "local":
         experts = [expert for ensemble in union for expert in ensemble]
-        rows += client_rows(bench, experts, test, shown)
-    rows += own_rows(bench, _own_experts(strategy, server, data), _own_test(data))
+        rows += client_rows(bench, experts, test, validation, shown)
+    rows += own_rows(bench, _own_experts(strategy, server, data), _own_test(data), validation)
     for q in data.bands:
         lonely = normaliser.without_client(q, test[data.present[q][test]])
         if lonely:
@@ -108,12 +118,28 @@ def evaluate_one(
                 "%s: %d test patches of %s have no client in their group", spec.path, lonely, q
             )
             rows.append({"kind": "pooled_statistics", "modalities": q, "patches": lonely})
+    names = _names(union, data)
     if isinstance(bench, LabelBench):
-        predictions = _probabilities(bench, answers, test)
+        tables = [_probabilities(bench, a, test, n) for a, n in zip(answers, names, strict=True)]
     else:
         assert isinstance(data, TileData)
-        predictions = _class_maps(out / spec.path, bench, union, test, data)
+        models = dict(zip(names, union, strict=True))
+        tables = _class_maps(out / spec.path, bench, models, test, data)
+    predictions = pd.concat(tables, ignore_index=True)
+    if (predictions["state"] == DIVERGED).any():
+        log.warning(
+            "%s: the model has diverged: answers that are not finite get no score, and "
+            "scores.csv says diverged", spec.path,
+        )  # fmt: skip
     _write(out / spec.path, rows, predictions)
+
+
+def _names(ensembles: Sequence[Ensemble], data: Data) -> list[str]:
+    """What each ensemble is called in the predictions: `all`, or the group whose clients it has."""
+    if len(ensembles) == 1:
+        return [WHOLE]
+    groups = {client.id: client.group for client in data.clients}
+    return [groups[ensemble[0].name] for ensemble in ensembles]
 
 
 def _policies(strategy: Strategy, shown: str) -> list[str]:
@@ -145,46 +171,73 @@ def _statistics(described: dict) -> Statistics:
     }
 
 
-def _probabilities(bench: LabelBench, answers: list[np.ndarray], test: np.ndarray) -> pd.DataFrame:
-    """A row per test patch: its labels and its mean probability over the ensembles."""
+def _probabilities(
+    bench: LabelBench, answer: np.ndarray, test: np.ndarray, model: str
+) -> pd.DataFrame:
+    """A row per test patch: model, pair, state, its labels and a model's probabilities.
+
+    The state is empty, or `unseen` or `diverged` (see `_states`): then they are NaN.
+    """
+    states = _states(bench, answer)
+    given = np.where((states == "")[:, None], answer, np.nan).astype(np.float32)
     return pd.DataFrame(
         {
+            "model": model,
             "pair": bench.pairs[test],
+            "state": states,
             "labels": [np.flatnonzero(row).astype(np.int8) for row in bench.labels[test]],
-            "probabilities": list(mean_probability(answers)),
+            "probabilities": list(given),
         }
     )
+
+
+def _states(bench: Bench, answer: np.ndarray) -> np.ndarray:
+    """(N,) text: `unseen` where the model sees nothing, `diverged` where it is not finite."""
+    states = np.where(bench.finite(answer), "", DIVERGED)
+    return np.where(bench.seen(answer), states, UNSEEN).astype(object)
 
 
 def _class_maps(
-    folder: Path, bench: PixelBench, ensembles: list[Ensemble], test: np.ndarray, data: TileData
-) -> pd.DataFrame:
-    """Write predictions/, a GeoTIFF per test tile; a row per tile: its file and confusion matrix.
+    folder: Path,
+    bench: PixelBench,
+    models: dict[str, Ensemble],
+    test: np.ndarray,
+    data: TileData,
+) -> list[pd.DataFrame]:
+    """Write predictions/, a GeoTIFF per model and test tile; for each model a row per tile.
 
-    The matrix is flat, (P·P,) int64, row by row; a row is a true class. It is 0 everywhere, and
-    the map 255, where a tile has no modality that a model sees. `complete`: the tile holds every
-    modality.
+    A row: model, pair, state (empty, or see `_states`), file below predictions/, the confusion
+    matrix. With several models each has a folder of its own. The matrix is flat, (P·P,) int64, row
+    by row; a row is a true class. With a state it is 0 everywhere, and the map 255. `complete`: the
+    tile holds every modality.
     """
-    files = file_names(bench.pairs[test].tolist())
-    counts: dict[int, np.ndarray] = {}
+    names = file_names(bench.pairs[test].tolist())
+    complete = np.all([held[test] for held in data.present.values()], axis=0)
+    tables = []
     with whole_folder(folder / "predictions") as temporary:
-        for row, classes, matrix in bench.class_maps(ensembles, test):
-            place = data.georeference(int(test[row]))
-            write_class_map(temporary / files[row], classes, data.classes, data.colours, place)
-            counts[row] = matrix.ravel()
-    return pd.DataFrame(
-        {
-            "pair": bench.pairs[test],
-            "file": files,
-            "complete": np.all([held[test] for held in data.present.values()], axis=0),
-            "confusion": [counts[row] for row in range(len(test))],
-        }
-    )
+        for model, ensemble in models.items():
+            files = names if len(models) == 1 else [f"{model}/{name}" for name in names]
+            (temporary / files[0]).parent.mkdir(exist_ok=True)
+            counts = np.empty((len(test), len(data.classes), len(data.classes)), np.int64)
+            for row, classes, matrix in bench.class_maps(ensemble, test):
+                place = data.georeference(int(test[row]))
+                write_class_map(temporary / files[row], classes, data.classes, data.colours, place)
+                counts[row] = matrix
+            table = {
+                "model": model,
+                "pair": bench.pairs[test],
+                "state": _states(bench, counts),
+                "file": files,
+                "complete": complete,
+                "confusion": list(counts.clip(0).reshape(len(test), -1)),
+            }
+            tables.append(pd.DataFrame(table))
+    return tables
 
 
 def _write(folder: Path, rows: list[dict], predictions: pd.DataFrame) -> None:
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    for column in ("rate", "patches", "classes"):
+    for column in ("rate", "patches", "classes", "models", "models_asked"):
         frame[column] = frame[column].astype("Int64")
     with atomic(folder / "scores.csv") as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")

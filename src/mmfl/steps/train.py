@@ -25,6 +25,7 @@ from mmfl.federation import checkpoint
 from mmfl.federation.data import Data, Normaliser, Statistics
 from mmfl.federation.devices import devices
 from mmfl.federation.loop import BEST, Federation, Row, federate
+from mmfl.federation.outcome import diverged
 from mmfl.federation.setup import build_network, build_strategy
 from mmfl.federation.task import Classification, Segmentation, Task
 from mmfl.federation.tiles import open_data
@@ -243,6 +244,7 @@ def describe(
         "bytes_up": int(sum(row["bytes_up"] for row in clients)),
         "bytes_down": int(sum(row["bytes_down"] for row in clients)),
         "rounds": params.train.rounds if clients else 0,
+        "diverged": diverged(rows),
         "train_samples": len(samples),
         "classes": list(data.classes),
         "statistics": {
