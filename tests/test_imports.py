@@ -33,6 +33,7 @@ BELOW = {
     "reporting": set(),
     "inspection": {"archives", "patches", "clients", "reporting"},
     "verification": {"reporting", "steps"},  # no step imports it
+    "cluster": set(),
 }
 PACKAGES = {"federation", "strategies", "evaluation", "clients", "patches", "archives", "models",
             "fetch", "reporting", "inspection"}  # fmt: skip

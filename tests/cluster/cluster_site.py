@@ -127,6 +127,27 @@ def record(job: str) -> dict[str, str]:
     return dict(re.findall(r"(\S+?)=(\S*)", done.stdout))
 
 
+def lab() -> Path:
+    """The folder of the cluster that is up."""
+    return Path("/etc/slurm/slurm.conf").resolve().parents[1]
+
+
+def kill_controller() -> None:
+    os.kill(int((lab() / "run/slurmctld.pid").read_text()), signal.SIGKILL)
+
+
+def start_controller() -> None:
+    env = os.environ | {"PATH": f"{os.environ['PATH']}:/usr/sbin"}
+    subprocess.run(["slurmctld"], env=env, check=True)
+
+
+def hasty() -> str:
+    """A configuration with which commands give up a silent controller sooner, for SLURM_CONF."""
+    file = lab() / "etc/hasty.conf"
+    file.write_text((lab() / "etc/slurm.conf").read_text() + "MessageTimeout=2\n")
+    return str(file)
+
+
 def local(project: Path, params: Path, *targets: str) -> subprocess.Popen:
     """Start Snakemake in the folder without a cluster."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MMFL"))}

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
@@ -19,7 +20,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster_site import HERE, Site, end_all, git_copy, local, option, record, wait_until
+from cluster_site import (
+    HERE,
+    Site,
+    end_all,
+    git_copy,
+    hasty,
+    kill_controller,
+    local,
+    option,
+    record,
+    start_controller,
+    wait_until,
+)
 
 from copied_project import ROOT, copy_project
 
@@ -348,6 +361,83 @@ def test_short_jobs_share_a_job_of_the_cluster(background: dict) -> None:
         for archive in CI["archives"]:
             own = [b for s in steps for b in site.bodies(s) if option(b, "--archive") == archive]
             assert len(own) == 2 and len({body["job"] for body in own}) == 1
+
+
+@pytest.fixture
+def one_method(undisturbed: Path, tmp_path: Path) -> tuple[Site, str]:
+    """(site with data, target): one method to train."""
+    site = Site(tmp_path / "project", small(KILLED[:1], ROUNDS), slurm_partition="urgent")
+    shutil.copytree(undisturbed / "data", site.folder / "data", dirs_exist_ok=True)
+    return site, f"{RUN.format(KILLED[0])}/run.json"
+
+
+def test_a_silent_cluster_is_waited_for(one_method: tuple[Site, str], undisturbed: Path) -> None:
+    """The controller is dead when the run starts, and again while its job ends."""
+    site, target = one_method
+    kill_controller()
+    try:
+        run = site.start(
+            "snakemake", "--profile", "profiles/slurm", target, log="run.txt", SLURM_CONF=hasty()
+        )
+        wait_until(lambda: "SLURM does not answer" in site.said(), "the first silence is told")
+    finally:
+        start_controller()
+    stop_in_the_middle(site, KILLED[:1])
+    (body,) = site.bodies("train")
+    kill_controller()
+    try:
+        wait_until(lambda: site.said().count("SLURM does not answer") == 2, "the second, too")
+        os.kill(body["pid"], signal.SIGCONT)
+        wait_until(lambda: site.bodies("train", "end"), "training ends without a controller")
+    finally:
+        start_controller()
+    assert run.wait(300) == 0, site.said()
+    assert site.said().count("SLURM answers again") == 2
+    assert len(site.bodies("train")) == 1
+    run_folder = site.folder / RUN.format(KILLED[0])
+    assert digests(run_folder) == digests(trained(undisturbed, KILLED[0]))
+
+
+def test_a_cluster_silent_for_good_ends_the_run_with_one_line(
+    one_method: tuple[Site, str], undisturbed: Path
+) -> None:
+    """And the next start goes on at the last round, after it cancelled the job."""
+    site, target = one_method
+    run = site.start(
+        "snakemake", "--profile", "profiles/slurm", target, log="run.txt", SLURM_CONF=hasty(),
+        MMFL_SLURM_PATIENCE="4",
+    )  # fmt: skip
+    reached = stop_in_the_middle(site, KILLED[:1])
+    (body,) = site.bodies("train")
+    wait_until(lambda: "has been submitted" in site.said(), "Snakemake knows the job")
+    time.sleep(6)  # the controller saves its jobs every five seconds
+    kill_controller()
+    try:
+        assert run.wait(300) == 1, site.said()
+    finally:
+        start_controller()
+    ends = [line for line in site.said().splitlines() if "has not answered" in line]
+    assert len(ends) == 1 and "MMFL_SLURM_PATIENCE" in ends[0] and "start it again" in ends[0]
+    assert site.snakemake(target, log="again.txt").wait(300) == 0, site.said("again.txt")
+    assert record(body["job"])["JobState"] == "CANCELLED"
+    assert "1 jobs of a run that was killed" in site.said("again.txt")
+    assert first_round(site, KILLED[0]) == reached[KILLED[0]]
+    run_folder = site.folder / RUN.format(KILLED[0])
+    assert digests(run_folder) == digests(trained(undisturbed, KILLED[0]))
+
+
+def test_a_job_that_sbatch_refuses_is_one_line(one_method: tuple[Site, str]) -> None:
+    site, target = one_method
+    train = site.values()["set-resources"]["train"]
+    for name, resources, pattern in (
+        ("partition", {"slurm_partition": "gpux"}, "invalid partition specified: gpux; .*"),
+        ("gpu", {"gpu": 9}, ".*Requested node configuration is not available"),
+    ):
+        site.edit_profile(**{"set-resources": {"train": train | resources}})
+        assert site.snakemake(target, log=f"{name}.txt").wait(300) == 1
+        said = [line for line in site.said(f"{name}.txt").splitlines() if "mmfl:" in line]
+        assert len(said) == 1, site.said(f"{name}.txt")
+        assert re.match(f"mmfl: train: SLURM refuses the job: {pattern}; change the", said[0])
 
 
 def test_scripts_leave_nothing_behind(tmp_path: Path) -> None:
