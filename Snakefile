@@ -12,7 +12,9 @@ min_version("9.10")
 include: "workflow/rules/common.smk"
 
 
-configfile: PARAMS_FILE
+if not MODULE:
+
+    configfile: PARAMS_FILE
 
 
 container: IMAGE

@@ -264,12 +264,12 @@ def _download(params: Params, archive: str, out: Path, parallel: int = 4) -> Non
     from mmfl.params.archives import SIMULATED
     from mmfl.steps import download as step
     from mmfl.steps.simulate import manifest_path
+    from mmfl.workflow import published
 
     local = params.folders.get(archive) or params.download.local.get(archive)
-    published = Path("data/manifests", f"{archive}.yaml")
     step.run(
         archive,
-        manifest=manifest_path(params, archive) if archive in SIMULATED else published,
+        manifest=manifest_path(params, archive) if archive in SIMULATED else published(archive),
         local=Path(local).expanduser() if local else None,
         store=_cache("download"),
         out=out,

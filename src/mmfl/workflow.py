@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mmfl.params import MethodEntry, Params, clients_name, entries, variant
 
 STORE = "store.json"  # of a folder of patches, written last: what it holds, by digest
@@ -10,6 +12,16 @@ SCORE_FILES = ("scores.csv", "predictions.parquet")
 TABLES = ("comparison", "ablation", "missing", "policies", "cost")
 FIGURES = ("differences", "learning", "missing", "classes", "confusion")
 RUN = "{archive}/{clients}/{method}/{variant}"
+
+
+def published(archive: str) -> Path:
+    """The manifest of a published archive: the working folder's own, else the project's.
+
+    The second one is for other workflows that use this one as a module, from a folder of theirs.
+    """
+    own = Path("data/manifests", f"{archive}.yaml")
+    ours = Path(__file__).resolve().parents[2] / own
+    return ours if ours.is_file() and not own.exists() else own
 
 
 def outputs(step: str, params: Params) -> list[str]:

@@ -7,14 +7,18 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
-SOURCE = Path(workflow.basedir, "src")
+# This copy of the project; another workflow's folder is workflow.basedir where it uses this one as
+# a module (docs/workflow.md). Then its configuration, `--config` and `--configfile` are its own.
+ROOT = Path(str(workflow.current_basedir.get_path_or_uri(secret_free=True))).parents[1]
+MODULE = not workflow.modifier.is_main_snakefile()
+SOURCE = ROOT / "src"
 sys.path.insert(0, str(SOURCE))
 
 from mmfl import code, frozen, running
 from mmfl.errors import UserError
 from mmfl.params.description import read_description
 from mmfl.params import SIMULATED, clients_name, step_values, trials
-from mmfl.workflow import every, files_of, outputs
+from mmfl.workflow import every, files_of, outputs, published
 
 
 def stop(message):
@@ -24,7 +28,11 @@ def stop(message):
 
 
 def parameter_file():
-    """The parameter file: the last `--configfile`, else params.yaml."""
+    """The parameter file: the last `--configfile`, else params.yaml; in a module, its `params`."""
+    if MODULE and not workflow.is_main_process:
+        return os.environ["MMFL_PARAMS"]
+    if MODULE:
+        return str(config.get("params", "params.yaml"))
     if workflow.config_settings.config:
         keys = ", ".join(workflow.config_settings.config)
         stop(
@@ -46,9 +54,8 @@ def started_with(path):
             copy, params = Path(path), frozen.check(Path(path))
     except UserError as error:
         stop(error)
-    workflow.config_settings.configfiles = [
-        copy.absolute()
-    ]  # of the jobs that it spawns
+    if not MODULE:  # of the jobs that it spawns
+        workflow.config_settings.configfiles = [copy.absolute()]
     return str(copy), params
 
 
@@ -88,7 +95,7 @@ if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     os.environ.pop("CONDA_PREFIX", None)
 
 PARAMS_FILE, PARAMS = started_with(parameter_file())
-RUN = Path(workflow.basedir, "workflow/scripts/run.sh")
+RUN = ROOT / "workflow/scripts/run.sh"
 os.environ.update(MMFL_PARAMS=PARAMS_FILE, MMFL_RUN=str(RUN))
 if workflow.is_main_process and (notice := running.enter()):
     print(f"mmfl: {notice}", file=sys.stderr, flush=True)
@@ -155,7 +162,7 @@ def source(wildcards):
         described = Path(PARAMS.folders[wildcards.archive]).expanduser()
         table = Path(read_description(described).table).expanduser()
         return [str(described), str(described.parent / table)]
-    return f"data/manifests/{wildcards.archive}.yaml"
+    return str(published(wildcards.archive))
 
 
 def download_code(wildcards):
