@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import queue
 import tarfile
 import threading
@@ -10,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import zstandard
 
@@ -18,8 +19,15 @@ from mmfl.errors import UserError
 
 MAX_BYTES = 400 << 30
 MAX_MEMBERS = 20_000_000
+MAX_DEPTH, MAX_NAME = 100, 4096  # folders and characters of a member's path
+MAX_HEADER, MAX_HEADERS = 1 << 20, 16  # bytes of an extended header, and such before one member
+MAX_RATIO, SLACK = 200, 1 << 30  # bytes that one packed byte may become, beside so many
 ZSTD, GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 DAMAGED = (tarfile.TarError, zstandard.ZstdError, gzip.BadGzipFile, zlib.error, EOFError)
+EXTENDED = (  # what is said of the member that follows, or of all
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 BLOCK, BLOCKS = 1 << 20, 4  # bytes that are unpacked at a time, and pieces ahead of the reader
 
 
@@ -46,6 +54,7 @@ def members(
         UserError: a member outside the folder, a link or device, too large.
         One of `DAMAGED`: damaged or cut off.
     """
+    max_bytes = limit(source, max_bytes)
     with ExitStack() as stack:
         stream = stack.enter_context(source.open("rb"))
         ahead = stack.enter_context(_ahead(_plain(stream, stack)))
@@ -82,7 +91,10 @@ def line(error: BaseException) -> str:
 
 
 class _Member(tarfile.TarInfo):
-    """Refuses headers that tarfile takes for the end: only a block of zeros is the end."""
+    """Refuses headers that tarfile takes for the end, or would read into memory without bound.
+
+    Only a block of zeros is the end. Sparse files are not looked into, as `_check` refuses them.
+    """
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:  # type: ignore[override]
@@ -92,6 +104,34 @@ class _Member(tarfile.TarInfo):
             if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
                 raise
             raise tarfile.ReadError(f"cut off or damaged: {error}") from None
+        except (ValueError, LookupError, OverflowError) as error:  # of a header that is none
+            raise tarfile.ReadError(f"damaged header: {line(error)}") from None
+
+    def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type not in EXTENDED:
+            if self.type == tarfile.GNUTYPE_SPARSE:
+                self.sparse: Any = []
+                return self
+            return cast(tarfile.TarInfo, super()._proc_member(tarfile_))  # type: ignore[misc]
+        if not 0 <= self.size <= MAX_HEADER:
+            raise tarfile.ReadError(
+                f"a header of {self.size:,} bytes, expected at most {MAX_HEADER:,}"
+            )
+        state: Any = tarfile_
+        depth = state.headers = getattr(state, "headers", 0) + 1
+        if self.type == tarfile.XGLTYPE:
+            state.kept = getattr(state, "kept", 0) + self.size
+        if depth > MAX_HEADERS or getattr(state, "kept", 0) > MAX_HEADER:
+            raise tarfile.ReadError("headers without end")
+        try:
+            return cast(tarfile.TarInfo, super()._proc_member(tarfile_))  # type: ignore[misc]
+        finally:
+            state.headers -= 1
+
+    def _proc_gnusparse_00(self, next: Any, *_: Any) -> None:
+        next.sparse = []
+
+    _proc_gnusparse_01 = _proc_gnusparse_10 = _proc_gnusparse_00
 
 
 class _Bounded:
@@ -182,7 +222,7 @@ def _plain(stream: IO[bytes], stack: ExitStack) -> IO[bytes]:
 
 def _check(source: Path, member: tarfile.TarInfo, left: int) -> None:
     check_path(source, member.name)
-    if not (member.isreg() or member.isdir()) or member.issparse():
+    if not (member.isreg() or member.isdir()) or member.sparse is not None:
         refuse_link(source, member.name)
     check_size(source, member.name, member.size, left)
 
@@ -193,9 +233,19 @@ def check_count(source: Path, count: int, most: int) -> None:
         raise UserError(f"{source}: found more than {most:,} members, expected less; refused")
 
 
+def limit(source: Path, max_bytes: int) -> int:
+    """The limit, or less: what no archive of that many packed bytes comes to."""
+    return min(max_bytes, source.stat().st_size * MAX_RATIO + SLACK)
+
+
 def check_path(source: Path, name: str) -> None:
-    """`UserError` if a member lies outside the archive's folder."""
+    """`UserError` if a member lies outside the archive's folder, or deeper than any needs to."""
     path = PurePosixPath(name)
+    if len(name) > MAX_NAME or len(path.parts) > MAX_DEPTH:
+        raise UserError(
+            f"{source}: member {name[:60]!r}… has a path of {len(path.parts):,} levels and "
+            f"{len(name):,} characters, expected at most {MAX_DEPTH} and {MAX_NAME:,}; refused"
+        )
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise UserError(
             f"{source}: member {name!r} leads out of its folder, expected a path inside; refused"
@@ -208,6 +258,12 @@ def refuse_link(source: Path, name: str) -> None:
         f"{source}: member {name!r} is a link, a device or sparse, expected files and folders; "
         "refused"
     )
+
+
+def check_once(source: Path, name: str, target: Path) -> None:
+    """`UserError` if there is something in a file's place already."""
+    if os.path.lexists(target) and not target.is_dir():
+        raise UserError(f"{source}: member {name!r} is there twice, expected it once; refused")
 
 
 def check_size(source: Path, name: str, size: int, left: int) -> None:

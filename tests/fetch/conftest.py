@@ -7,7 +7,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,6 +34,8 @@ class Site:
     headers: dict[str, str] = field(default_factory=dict)
     slow: float = 0.0  # seconds between pieces of 64 kB
     wrong_range: bool = False
+    heeds: bool = True  # If-Range
+    scripts: list[Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=list)
     length: bool = True
     reset: list[int] = field(default_factory=list)  # bytes after which the connection is reset
     stall: list[int] = field(default_factory=list)  # bytes after which an answer says no more
@@ -68,6 +71,11 @@ def site() -> Iterator[Site]:
 
         def _answer(self) -> None:
             state.asked.append(dict(self.headers))
+            if state.scripts:  # the next answer, byte by byte
+                with suppress(OSError):  # the client went away
+                    state.scripts.pop(0)(self)
+                self.close_connection = True
+                return
             if state.redirect is not None and not self.path.startswith("/archive"):
                 self._head(302, 0, {"Location": state.redirect})
                 return
@@ -78,7 +86,7 @@ def site() -> Iterator[Site]:
             start, extra = 0, {}
             asked = self.headers.get("Range")
             condition = self.headers.get("If-Range")
-            if asked and state.ranges and condition in (None, state.etag):
+            if asked and state.ranges and (condition in (None, state.etag) or not state.heeds):
                 start = int(asked.removeprefix("bytes=").removesuffix("-"))
                 if start >= len(state.body):
                     self._head(416, 0, {"Content-Range": f"bytes */{len(state.body)}"})

@@ -75,6 +75,8 @@ class Site:
     logins: list[dict] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    endless: str = ""  # each page of results names a next one, "full" or "empty"
+    raw: dict[str, bytes] = field(default_factory=dict)  # path -> the body, whatever is asked
     busy: int = 0
     most: int = 0
 
@@ -249,6 +251,8 @@ def serving(folder: Path) -> Iterator[Site]:
             if fault.status != 200:
                 extra = {"Retry-After": fault.retry_after} if fault.retry_after else {}
                 return self._send(b"", fault.status, extra)
+            if path in site.raw:
+                return self._send(site.raw[path], 200, {})
             if path.startswith("/data/"):
                 return self._asset(path, fault)
             if path == "/search":
@@ -285,12 +289,12 @@ def serving(folder: Path) -> Iterator[Site]:
             ]
             first = body.get("token", 0)
             links = []
-            if first + site.page < len(found):
+            if first + site.page < len(found) or site.endless:
                 more = {**body, "token": first + site.page}
                 links = [
                     {"rel": "next", "method": "POST", "href": f"{site.url}/search", "body": more}
                 ]
-            page = found[first : first + site.page]
+            page = found[:1] if site.endless == "full" else found[first : first + site.page]
             return {"type": "FeatureCollection", "features": page, "links": links}
 
         def _asset(self, path: str, fault: Fault) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from mmfl.errors import UserError
 from mmfl.fetch.files import fetch
-from mmfl.fetch.transfer import Stopped, progress_bar
+from mmfl.fetch.transfer import progress_bar
+from mmfl.fetch.watch import Stopped
 from mmfl.files import digest
 
 
@@ -80,7 +81,7 @@ def test_redirect_to_another_scheme(site, tmp_path: Path, target: str) -> None:
 def test_an_error_page_in_place_of_the_file(site, tmp_path: Path) -> None:
     checksum = site.md5
     site.body = b"<html>please log in</html>"
-    fails(site, tmp_path, "found md5:.*expected md5", checksum=checksum)
+    fails(site, tmp_path, "found a page of HTML, expected the file", checksum=checksum)
     assert not list(tmp_path.glob("*/*.part"))
 
 

@@ -10,12 +10,14 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from mmfl import tar as tars
 from mmfl.errors import UserError
 from mmfl.fetch.unpack import unpack
 
@@ -173,11 +175,104 @@ def test_one_member_claims_too_much(tmp_path: Path) -> None:
     refused(write(tmp_path, info.tobuf()), "1,099,511,627,776 bytes", max_bytes=1 << 30)
 
 
-def test_bomb_in_a_header(tmp_path: Path) -> None:
-    """A name of 20 MB counts too."""
-    info = tarfile.TarInfo("x" * 20_000_000)
-    data = zstandard.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-    refused(write(tmp_path, data), "more than 1,000,000 bytes", max_bytes=1_000_000)
+def header(kind: bytes, size: int, name: str = "x") -> bytes:
+    """A header block alone, which claims so many bytes."""
+    info = special(name, kind)
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+EXTENDED = [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+            tarfile.GNUTYPE_LONGLINK]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", EXTENDED)
+def test_bomb_in_a_header(tmp_path: Path, kind: bytes) -> None:
+    """64 MiB of a name or an attribute, packed into a few kB, are never in memory."""
+    size = 64 << 20
+    data = zstandard.compress(header(kind, size) + b"x" * size + plain())
+    source = write(tmp_path, data)
+    assert source.stat().st_size < 20_000
+    del data
+    tracemalloc.start()
+    refused(source, "a header of 67,108,864 bytes, expected at most")
+    assert tracemalloc.get_traced_memory()[1] < size / 4
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", EXTENDED)
+def test_headers_without_end(tmp_path: Path, kind: bytes) -> None:
+    one = b"20 comment=" + b"x" * 8 + b"\n"
+    data = (header(kind, len(one)) + one.ljust(512, b"\0")) * 3000 + plain()
+    refused(write(tmp_path, data), "headers without end")
+
+
+def test_attributes_of_all_members_do_not_pile_up(tmp_path: Path) -> None:
+    def one(number: int) -> bytes:
+        value = b"x" * 600_000
+        rest = b" key%06d=" % number + value + b"\n"
+        record = b"%d" % (len(rest) + 6) + rest
+        padded = record.ljust(-(-len(record) // 512) * 512, b"\0")
+        return header(tarfile.XGLTYPE, len(record)) + padded + plain({f"{number}": b"1"})[:1024]
+
+    refused(write(tmp_path, b"".join(map(one, range(3))) + bytes(1024)), "headers without end")
+
+
+@pytest.mark.parametrize("size", [-1, -512, -(1 << 40)])
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.REGTYPE])
+def test_negative_sizes(tmp_path: Path, kind: bytes, size: int) -> None:
+    refused(write(tmp_path, header(kind, size) + bytes(2048)), "bytes, expected|damaged")
+
+
+@pytest.mark.parametrize("levels", [200, 3000, 100_000])
+@pytest.mark.parametrize("pack", ["tar", "zip"])
+def test_deep_paths(tmp_path: Path, levels: int, pack: str) -> None:
+    """Whoever walks such a tree ends in a RecursionError."""
+    files = {"a/" * levels + "b": b"1"}
+    if pack == "zip" and levels > 30_000:
+        pytest.skip("a zip has no longer names")
+    data = plain(files) if pack == "tar" else zipped(files)
+    refused(write(tmp_path, data), f"levels and {2 * levels + 1:,} characters, expected at most")
+    assert len(str(tmp_path)) < 300
+
+
+def test_deep_enough(tmp_path: Path) -> None:
+    files = {"a/" * 60 + "b": b"1"}
+    unpack(write(tmp_path, plain(files)), tmp_path / "out")
+    assert content(tmp_path / "out") == files
+
+
+@pytest.mark.parametrize("second", ["a/b", "./a/b", "a//b", "a/./b"])
+def test_twice(tmp_path: Path, second: str) -> None:
+    """Nothing says which is right."""
+    members = [(tarfile.TarInfo(name), name.encode()) for name in ("a/b", second)]
+    refused(write(tmp_path, tar(members)), "is there twice, expected it once")
+
+
+def test_sparse_in_pax(tmp_path: Path) -> None:
+    """Its map may be as long as the stream; it is not read."""
+    for version in ("0.0", "0.1", "1.0"):
+        info = tarfile.TarInfo("hole")
+        major, minor = version.split(".")
+        info.pax_headers = {
+            "0.0": {"GNU.sparse.size": "9", "GNU.sparse.numblocks": "1"},
+            "0.1": {"GNU.sparse.map": "0,1", "GNU.sparse.size": "9"},
+            "1.0": {"GNU.sparse.major": major, "GNU.sparse.minor": minor,
+                    "GNU.sparse.realsize": "9"},
+        }[version]  # fmt: skip
+        info.size = 512
+        data = info.tobuf(tarfile.PAX_FORMAT) + b"99999999999\n".ljust(512, b"7") + bytes(1024)
+        refused(write(tmp_path, data), "is a link, a device or sparse")
+
+
+def test_more_than_packing_explains(tmp_path: Path, monkeypatch) -> None:
+    """A few kB that would fill the disk."""
+    monkeypatch.setattr(tars, "SLACK", 1 << 20)
+    one = {"a": bytes(30 << 20)}
+    for data in (zstandard.compress(plain(one)), gzip.compress(plain(one)), zipped(one)):
+        source = write(tmp_path, data)
+        assert source.stat().st_size < 40_000
+        refused(source, "31,457,280 bytes, expected at most|more than")
 
 
 def test_too_many_members(tmp_path: Path) -> None:
@@ -263,6 +358,13 @@ class TestZip:
     @pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x"])
     def test_outside(self, tmp_path: Path, name: str) -> None:
         refused(write(tmp_path, zipped({"good": b"", name: b"evil"})), "leads out of its folder")
+
+    def test_twice(self, tmp_path: Path) -> None:
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as archive:
+            archive.writestr("a/b", "1")
+            archive.writestr("a//b", "2")
+        refused(write(tmp_path, stream.getvalue()), "is there twice, expected it once")
 
     @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
     def test_links_and_devices(self, tmp_path: Path, kind: int) -> None:

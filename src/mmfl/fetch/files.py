@@ -14,10 +14,12 @@ from pathlib import Path
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event
 
 from mmfl.errors import UserError
-from mmfl.fetch.transfer import CHUNK, Passing, Source, tag_file, transfer
+from mmfl.fetch.transfer import CHUNK, Source, tag_file, transfer
+from mmfl.fetch.watch import Passing, Slow
 from mmfl.files import digest, locked, write_json
 
-ATTEMPTS = 5  # in a row that bring nothing new
+ATTEMPTS = 5  # in a row that bring next to nothing
+PROGRESS = 1 << 16  # bytes that are more than that
 LONGEST_PAUSE = 60.0  # seconds between two attempts
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ def fetch(
     Raises:
         Stopped: `stop` was set.
         UserError: not found, wrong size or checksum, no room, or still failing after `ATTEMPTS`
-            attempts that brought nothing new.
+            attempts that brought next to nothing new.
     """
     source = Source(url, bytes, checksum, progress, stop or threading.Event())
     target = Path(store) / digest([url, checksum or bytes]) / source.name
@@ -108,7 +110,8 @@ def _persist(source: Source, part: Path, pause: float) -> None:
     def count(state: RetryCallState) -> None:
         nonlocal most, idle
         size = part.stat().st_size if part.exists() else 0
-        idle = 1 if size > most else idle + 1
+        slow = state.outcome is not None and isinstance(state.outcome.exception(), Slow)
+        idle = 1 if size >= most + PROGRESS and not slow else idle + 1
         most = max(most, size)
 
     def wait(state: RetryCallState) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -19,25 +20,20 @@ import urllib3
 from tqdm import tqdm
 
 from mmfl.errors import UserError
+from mmfl.fetch.watch import Passing, Stopped, Watch, session
 from mmfl.files import write_text
 
 CHUNK = 1 << 20
-PIECE = 1 << 16
 TIMEOUT = (10, 60)  # seconds to connect, and between two packets
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 LONGEST_WAIT = 300.0  # seconds of a Retry-After that are obeyed
-
-
-class Passing(Exception):
-    """A fault that may go away; `wait` is the server's Retry-After in seconds, if it gave one."""
-
-    def __init__(self, message: str, wait: float | None = None) -> None:
-        super().__init__(message)
-        self.wait = wait
-
-
-class Stopped(Exception):
-    """Another thread asked this one to end; what is there stays and is resumed."""
+LARGEST = 400 << 30  # bytes of a file whose size nobody states
+LEFT, LOOK = 1 << 30, 64 << 20  # bytes of the disk that it leaves free; looked at every so many
+PAGE = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html)", re.I | re.S
+)
+HEAD = 1024  # bytes in which a page of HTML shows itself
+PACKED = re.compile(r"\.(gz|tgz|bz2|xz|zst|zip)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,11 @@ class Source:
 def transfer(source: Source, part: Path) -> None:
     """Append to `part` what it lacks; start again if the source is not the one it came from.
 
+    What says which file an answer holds (ETag, date of change, size, encoding) is kept beside the
+    piece and compared, whatever the server makes of If-Range.
+
     Raises:
-        Passing: broken off, or a fault of the server that may go away.
+        Passing: broken off, too slow, or a fault of the server that may go away.
         Stopped: `source.stop` is set.
         UserError: not found, refused, too large, or no room.
     """
@@ -101,8 +100,49 @@ def transfer(source: Source, part: Path) -> None:
 
 
 def tag_file(part: Path) -> Path:
-    """Where the validator (ETag, date) of what `part` holds is kept."""
+    """Where it is kept of which file `part` is a piece."""
     return part.with_name(f".{part.name}.tag")
+
+
+@dataclass(frozen=True)
+class Version:
+    """What an answer says of the file it holds; "" and None where it does not."""
+
+    etag: str = ""
+    modified: str = ""
+    encoding: str = ""
+    total: int | None = None
+
+    @classmethod
+    def of(cls, answer: requests.Response, total: int | None) -> Version:
+        given = answer.headers
+        encoding = given.get("Content-Encoding", "").strip().lower().replace("identity", "")
+        return cls(given.get("ETag", ""), _modified(answer), encoding, total)
+
+    @classmethod
+    def kept(cls, part: Path) -> Version:
+        """Of the piece that is there; nothing is known if its tag cannot be read."""
+        try:
+            return cls(**json.loads(_tag(part)))
+        except (ValueError, TypeError):
+            return cls()
+
+    @property
+    def validator(self) -> str:
+        """What If-Range may hold: a strong ETag, or else the date of change."""
+        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
+
+    def same(self, other: Version) -> bool | None:
+        """Whether both are the same file; None if nothing tells."""
+        pairs = [
+            (self.etag.removeprefix("W/"), other.etag.removeprefix("W/")),
+            (self.modified, other.modified),
+        ]
+        told = [one == another for one, another in pairs if one and another]
+        sizes = {self.total, other.total} - {None}
+        if len(sizes) > 1 or self.encoding != other.encoding:
+            return False
+        return all(told) if told else None
 
 
 def _copy(source: Source, part: Path) -> None:
@@ -122,36 +162,93 @@ def _copy(source: Source, part: Path) -> None:
 
 def _download(source: Source, part: Path, have: int) -> None:
     headers = {"Accept-Encoding": "identity"}
-    tag = _tag(part)
+    before = Version.kept(part) if have else Version()
     # Without a validator only a checksum tells whether the two pieces belong together.
-    if have and (tag or source.checksum):
+    if have and (before.validator or source.checksum):
         headers["Range"] = f"bytes={have}-"
-        if tag:
-            headers["If-Range"] = tag
-    with requests.get(source.url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        if before.validator:
+            headers["If-Range"] = before.validator
+    with (
+        session() as web,
+        Watch(source.stop) as watch,
+        web.get(source.url, headers=headers, stream=True, timeout=TIMEOUT) as answer,
+    ):
+        start, end, total = _span(answer)
+        now = Version.of(answer, total)
         if answer.status_code == 416:
-            if _range(answer)[1] == have:
+            if "Range" in headers and total == have and _joins(source, before, now):
                 return
-            part.unlink(missing_ok=True)
-            raise Passing("HTTP 416, starting again", 0)
+            _again(part, "HTTP 416")
         _refuse(source, answer)
-        length = answer.headers.get("Content-Length", "")
-        start, total = 0, int(length) if length.isdigit() else None
         if answer.status_code == 206:
-            start, total = _range(answer)
-            if start != have:
-                part.unlink(missing_ok=True)
-                raise Passing("the server sent another range, starting again", 0)
+            if start != have or end < start or (total is not None and end >= total):
+                _again(part, "the server sent another range")
+            if have and not _joins(source, before, now):
+                _again(part, "the file changed at its source")
         chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
-        if not (total or length or chunked or source.bytes or source.checksum):
+        if total is None and not (chunked or source.bytes is not None or source.checksum):
             raise UserError(
                 f"{source.label}: found no length, so that a cut-off file would look whole; "
                 "give bytes or checksum in the manifest"
             )
-        # Raw: a .tar.gz that is served with `Content-Encoding: gzip` stays as it is.
-        # Small pieces: when a connection is reset, the piece that is being read is lost.
-        chunks = answer.raw.stream(PIECE, decode_content=False)
-        _write(source, part, chunks, start, total, _validator(answer))
+        if now.encoding and not source.checksum and not PACKED.search(source.name):
+            raise UserError(
+                f"{source.label}: found it packed by Content-Encoding {now.encoding}, expected it "
+                "as it is; give its checksum in the manifest"
+            )
+        # Not decoded: a .tar.gz that is served with `Content-Encoding: gzip` stays as it is.
+        chunks = _no_page(source, answer, watch.pieces(answer))
+        tag = json.dumps(asdict(now))
+        if answer.status_code == 206:
+            _write(source, part, _no_more(part, chunks, end + 1 - start), start, total, tag)
+        else:
+            _write(source, part, chunks, 0, total, tag)
+
+
+def _joins(source: Source, before: Version, now: Version) -> bool:
+    """Whether an answer goes on with the piece that is there, or at least a checksum will tell."""
+    same = before.same(now)
+    return bool(source.checksum) if same is None else same
+
+
+def _again(part: Path, why: str) -> None:
+    """Drop the piece; the next attempt asks for the whole."""
+    part.unlink(missing_ok=True)
+    raise Passing(f"{why}, starting again", 0)
+
+
+def _no_page(source: Source, answer: requests.Response, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The chunks; refused before the first is written if they are a page of HTML, but no `.html`.
+
+    A portal or a login page answers with 200, too.
+    """
+    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    first = b""
+    for chunk in chunks:
+        first += chunk
+        if len(first) >= HEAD:
+            break
+    stated = kind in ("text/html", "application/xhtml+xml") and not source.checksum
+    if (stated or PAGE.match(first)) and not re.search(r"\.x?html?$", source.name, re.IGNORECASE):
+        raise UserError(
+            f"{source.label}: found a page of HTML, expected the file; open it in a browser to see "
+            "what it says, and check the url"
+        )
+
+    def all_of_them() -> Iterator[bytes]:
+        yield first
+        yield from chunks
+
+    return all_of_them()
+
+
+def _no_more(part: Path, chunks: Iterator[bytes], most: int) -> Iterator[bytes]:
+    """The chunks of a piece that is `most` bytes long."""
+    for chunk in chunks:
+        most -= len(chunk)
+        if most < 0:
+            _again(part, "the server sent more than it said")
+        yield chunk
 
 
 def _refuse(source: Source, answer: requests.Response) -> None:
@@ -169,21 +266,32 @@ def _refuse(source: Source, answer: requests.Response) -> None:
         )
 
 
-def _range(answer: requests.Response) -> tuple[int, int | None]:
-    """First byte and total of a Content-Range (-1 and None where it does not say)."""
+def _span(answer: requests.Response) -> tuple[int, int, int | None]:
+    """First and last byte of a piece (-1 where it does not say) and the file's size if known."""
+    if answer.status_code not in (206, 416):
+        length = answer.headers.get("Content-Length", "")
+        return 0, -1, int(length) if re.fullmatch(r"\d{1,18}", length) else None
     found = re.fullmatch(
-        r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", answer.headers.get("Content-Range", "")
+        r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)",
+        answer.headers.get("Content-Range", "").strip(),
     )
     if found is None:
-        return -1, None
-    first, total = found.groups()
-    return int(first or -1), None if total == "*" else int(total)
+        return -1, -1, None
+    first, last, total = found.groups()
+    return int(first or -1), int(last or -1), None if total == "*" else int(total)
 
 
-def _validator(answer: requests.Response) -> str:
-    """What If-Range may hold: a strong ETag, or else the date of change."""
-    etag = answer.headers.get("ETag", "")
-    return etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified", "")
+def _modified(answer: requests.Response) -> str:
+    """Last-Modified where it can tell two versions apart: not of the second before the answer."""
+    value = answer.headers.get("Last-Modified", "")
+    try:
+        changed, sent = (
+            parsedate_to_datetime(answer.headers.get(name, ""))
+            for name in ("Last-Modified", "Date")
+        )
+        return value if (sent - changed).total_seconds() >= 1 else ""
+    except (TypeError, ValueError):  # no Date, or no date at all
+        return value
 
 
 def retry_after(answer: requests.Response) -> float | None:
@@ -217,13 +325,9 @@ def _write(
             f"{source.label}: found {total:,} bytes, expected {expected:,}; check the manifest"
         )
     total = expected if total is None else total
-    free = shutil.disk_usage(part.parent).free
-    if total is not None and total - start > free:
-        raise UserError(
-            f"{part.parent}: found {free:,} bytes free, expected {total - start:,}; make room, "
-            "or name another folder in MMFL_CACHE"
-        )
-    size = start
+    if total is not None:
+        _room(part.parent, total - start)
+    size, looked = start, start
     with (
         part.open("ab" if start else "wb") as writer,
         progress_bar(source.name, total, start, "B", not source.progress) as bar,
@@ -239,12 +343,29 @@ def _write(
                     f"{source.label}: found more than the expected {expected:,} bytes; "
                     "check the manifest"
                 )
+            if total is None and size > LARGEST:
+                raise UserError(
+                    f"{source.label}: found more than {LARGEST:,} bytes and no length; "
+                    "give bytes in the manifest"
+                )
+            if total is None and size - looked >= LOOK:
+                _room(part.parent, LEFT)
+                looked = size
             writer.write(chunk)
             bar.update(len(chunk))
         writer.flush()
         os.fsync(writer.fileno())
     if total is not None and size < total:
         raise Passing(f"the transfer ended at {size:,} of {total:,} bytes")
+
+
+def _room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder}: found {free:,} bytes free, expected {needed:,}; make room, "
+            "or name another folder in MMFL_CACHE"
+        )
 
 
 def progress_bar(

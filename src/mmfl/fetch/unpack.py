@@ -38,8 +38,8 @@ def unpack(
         max_members: refuse more files and folders.
 
     Raises:
-        UserError: damaged or cut off, a member outside the folder, a link or device, too large,
-            no room.
+        UserError: damaged or cut off, a member outside the folder, too deep or there twice, a link
+            or device, too large, no room.
     """
     if folder.exists():
         return
@@ -67,6 +67,7 @@ def _extract(source: Path, folder: Path, max_bytes: int, max_members: int) -> No
         for tar, member in tars.members(
             source, **limits, progress=lambda at: bar.update(at - bar.n)
         ):
+            tars.check_once(source, member.name, folder / member.name)
             tar.extract(member, folder, set_attrs=False, **FILTER)
 
 
@@ -82,7 +83,7 @@ def _extract_zip(source: Path, folder: Path, max_bytes: int, max_members: int) -
     ):
         members = packed.infolist()
         tars.check_count(source, len(members), max_members)
-        left = max_bytes
+        left = tars.limit(source, max_bytes)
         for member in members:
             _check_zip(source, member, left)
             left -= member.file_size
@@ -90,6 +91,7 @@ def _extract_zip(source: Path, folder: Path, max_bytes: int, max_members: int) -
             if PurePosixPath(member.filename).parts[:1] == (RESOURCE_FORKS,):
                 continue
             target = folder / member.filename
+            tars.check_once(source, member.filename, target)
             if member.is_dir():
                 target.mkdir(parents=True, exist_ok=True)
                 continue

@@ -8,7 +8,6 @@ import logging
 import re
 import threading
 import warnings
-from datetime import datetime
 from typing import Any
 
 import requests
@@ -20,16 +19,17 @@ from pystac_client.stac_api_io import StacApiIO
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from mmfl.fetch.stac.web import Refused, Signer, Web, unsigned
-from mmfl.fetch.transfer import Passing
+from mmfl.fetch.stac.web import LARGEST, Refused, Signer, Web, instant, unsigned
+from mmfl.fetch.watch import Passing
 from mmfl.params.imagery import Catalogue
 
 HEAD = 1 << 16  # bytes read at least: a COG's header is in the first of them
 PAGE = 100  # items of a page of results
+PAGES = 50  # of one search; a tile's weeks fill one
 Item = dict[str, Any]  # a STAC item as the catalogue sent it
 MALFORMED = (  # what is raised where an item is not what it should be
-    ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RasterioError,
-    CPLE_BaseError,
+    ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError,
+    RasterioError, CPLE_BaseError,
 )  # fmt: skip
 FOREIGN = (  # what pystac-client raises where the answers are not those of a STAC API
     APIError, ClientTypeError, STACError, STACTypeError, NotImplementedError, *MALFORMED,
@@ -54,6 +54,11 @@ class _Io(StacApiIO):
     def __init__(self, web: Web) -> None:
         super().__init__(max_retries=None)
         self.web = web
+        self.asked = threading.local()  # .pages: of the thread's search
+
+    def begin(self) -> None:
+        """A search begins: its pages are counted from here."""
+        self.asked.pages = 0
 
     def request(
         self,
@@ -62,6 +67,9 @@ class _Io(StacApiIO):
         headers: dict[str, str] | None = None,
         parameters: dict[str, Any] | None = None,
     ) -> str:
+        self.asked.pages = getattr(self.asked, "pages", 0) + 1
+        if self.asked.pages > PAGES:
+            raise Refused(f"{unsigned(href)}: found more than {PAGES} pages, expected an end", 0)
         body = "json" if (method or "GET").upper() == "POST" else "params"
         options = {"method": method or "GET", "url": href, "headers": headers, body: parameters}
         return self.web.ask(href, lambda: options, _json_text)
@@ -74,7 +82,7 @@ class _Io(StacApiIO):
 def _json_text(answer: requests.Response) -> str:
     try:
         json.loads(answer.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Passing(f"{unsigned(answer.url)}: the answer is not JSON") from None
     return answer.content.decode("utf-8")
 
@@ -83,7 +91,7 @@ def _is_whole(item: Any) -> bool:
     """Whether an item has all that is looked at without asking."""
     try:
         properties = item["properties"]
-        datetime.fromisoformat(properties.get("datetime") or properties["start_datetime"])
+        instant(properties.get("datetime") or properties["start_datetime"])
         parts = item["geometry"]["coordinates"], item["assets"].keys()
         return isinstance(item["id"], str) and all(part is not None for part in parts)
     except MALFORMED:
@@ -100,6 +108,7 @@ class Service:
         self.collection = catalogue.collections[modality]
         self.signer = Signer(web, name, catalogue, self.collection)
         self._lock = threading.Lock()
+        self._io = _Io(web)
         self._client: Client | None = None
 
     def search(self, area: dict[str, Any], start: str, end: str) -> list[Item]:
@@ -111,9 +120,8 @@ class Service:
         try:
             with warnings.catch_warnings(), self._lock:
                 warnings.simplefilter("ignore")  # of conformance classes that are not needed
-                self._client = self._client or Client.open(
-                    self.catalogue.url, stac_io=_Io(self.web)
-                )
+                self._io.begin()
+                self._client = self._client or Client.open(self.catalogue.url, stac_io=self._io)
                 search = self._client.search(
                     collections=[self.collection],
                     intersects=area,
@@ -164,7 +172,7 @@ class Service:
             return answer.content, total
 
         try:
-            return self.web.ask(href, request, accept, lambda: self.signer.forget(token))
+            return self.web.ask(href, request, accept, lambda: self.signer.forget(token), most=size)
         except Refused as error:
             raise Unusable(str(error)) from None
 
@@ -199,6 +207,8 @@ class Remote:
         if self._held and at >= 0 and end - self._first <= len(self._held):
             return self._held[at : end - self._first]
         try:
+            if size > LARGEST:
+                raise Unusable(f"{unsigned(self.href)}: a block of {size:,} bytes, damaged")
             data, self._total = self.service.read(self.href, start, max(size, HEAD))
         except Exception as error:  # rasterio would swallow it
             self.error = error

@@ -23,7 +23,8 @@ from mmfl.fetch.stac.grids import Tile
 from mmfl.fetch.stac.reading import Scene, read_scene, write_scene
 from mmfl.fetch.stac.scenes import LOOSE, apart, passes, sentinel2, taken, window
 from mmfl.fetch.stac.web import Refused, Web, unsigned
-from mmfl.fetch.transfer import Passing, Stopped, progress_bar
+from mmfl.fetch.transfer import progress_bar
+from mmfl.fetch.watch import Passing, Stopped
 from mmfl.files import digest, write_json, write_text
 from mmfl.params.imagery import BANDS, SENSORS, Imagery
 

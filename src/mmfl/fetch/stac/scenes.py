@@ -13,6 +13,7 @@ import numpy as np
 
 from mmfl.fetch.stac.catalogues import MALFORMED, Item, Unusable, malformed
 from mmfl.fetch.stac.grids import Tile
+from mmfl.fetch.stac.web import instant
 
 SLICE = timedelta(seconds=60)  # slices of one Sentinel-1 pass follow each other within
 SWATH = timedelta(hours=1)  # a catalogue may give a tile's own time, after the datatake's start
@@ -65,9 +66,7 @@ def window(tile: Tile, modality: str, days: float) -> tuple[str, str]:
 def taken(item: Item) -> datetime:
     """The item's time."""
     properties = item["properties"]
-    text = properties.get("datetime") or properties["start_datetime"]
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return instant(properties.get("datetime") or properties["start_datetime"])
 
 
 def judged(items: Sequence[Item], judge: Callable[[Item], bool]) -> list[Item]:

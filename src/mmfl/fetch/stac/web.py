@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import netrc
 import os
 import re
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -20,10 +21,12 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from tenacity import sleep_using_event as sleep_until
 
 from mmfl.errors import UserError
-from mmfl.fetch.transfer import PASSING, TIMEOUT, Passing, Stopped, retry_after
+from mmfl.fetch.transfer import PASSING, TIMEOUT, retry_after
+from mmfl.fetch.watch import Passing, Slow, Stopped, Watch, session
 from mmfl.params.imagery import Catalogue
 
 ATTEMPTS = 6  # of one request
+LARGEST = 1 << 26  # bytes of an answer that states no other limit, as of a page of results
 LONGEST_PAUSE = 60.0  # seconds between two attempts
 EARLY = 60.0  # a token is renewed so many seconds before it expires
 T = TypeVar("T")
@@ -65,9 +68,7 @@ class Web:
         self.pause, self.stop = pause, stop
         self._slots = threading.BoundedSemaphore(parallel)
         self._resume = 0.0  # on the monotonic clock
-        self._session = requests.Session()
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=parallel))
+        self._session = session(parallel)
 
     def ask(
         self,
@@ -75,6 +76,7 @@ class Web:
         request: Callable[[], dict[str, Any]],
         accept: Callable[[requests.Response], T],
         denied: Callable[[], None] = lambda: None,
+        most: int = LARGEST,
     ) -> T:
         """What `accept` makes of the answer; again, with back-off, after faults that may pass.
 
@@ -83,10 +85,11 @@ class Web:
             request: the arguments of `requests.request`, made anew for each attempt.
             accept: turns the body into a value; raises `Passing` for half an answer.
             denied: called at 401 and 403, before the next attempt: the token may have expired.
+            most: bytes that the body may have, unpacked; no more is read.
 
         Raises:
             Passing: a fault outlasted `ATTEMPTS` attempts.
-            Refused: any other status than success.
+            Refused: any other status than success, or a body without end.
             Stopped: `stop` is set.
         """
         label = unsigned(url)
@@ -110,7 +113,7 @@ class Web:
             sleep=sleep_until(self.stop),
             reraise=True,
         )
-        return retrying(self._attempt, label, request, accept, denied)
+        return retrying(self._attempt, label, request, accept, denied, most)
 
     def _attempt(
         self,
@@ -118,6 +121,7 @@ class Web:
         request: Callable[[], dict[str, Any]],
         accept: Callable[[requests.Response], T],
         denied: Callable[[], None],
+        most: int,
     ) -> T:
         options = request()  # may fetch a token: not while holding a slot
         while (left := self._resume - time.monotonic()) > 0 and not self.stop.wait(left):
@@ -126,12 +130,25 @@ class Web:
             if self.stop.is_set():
                 raise Stopped
             try:
-                answer = self._session.request(timeout=TIMEOUT, **options)
+                with (
+                    Watch(self.stop) as watch,
+                    self._session.request(timeout=TIMEOUT, stream=True, **options) as answer,
+                ):
+                    self._check(label, answer, denied)
+                    if answer.status_code == 200 and "Range" in (options.get("headers") or {}):
+                        raise Refused(f"{label}: its server sends no ranges of bytes", 200)
+                    _read(label, answer, watch, most)
+            except Slow as error:
+                raise Passing(f"{label}: {error}") from None
             except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 reason = type(error).__name__  # its text holds the signed url
                 if isinstance(error, ValueError):
                     raise Refused(f"{label}: no valid address ({reason})", 0) from None
                 raise Passing(f"{label}: the connection broke off ({reason})") from None
+        return accept(answer)
+
+    def _check(self, label: str, answer: requests.Response, denied: Callable[[], None]) -> None:
+        """Raise for every status but success; no more of such an answer is read."""
         if answer.status_code in PASSING:
             seconds = retry_after(answer)
             self._resume = max(self._resume, time.monotonic() + (seconds or 0.0))
@@ -141,7 +158,17 @@ class Web:
             raise Passing(f"{label}: HTTP {answer.status_code}, access denied")
         if answer.status_code not in (200, 206):
             raise Refused(f"{label}: HTTP {answer.status_code}", answer.status_code)
-        return accept(answer)
+
+
+def _read(label: str, answer: requests.Response, watch: Watch, most: int) -> None:
+    """Put the body, at most so many bytes, into the answer's `content`."""
+    body = bytearray()
+    for piece in watch.pieces(answer, decode=True):
+        body += piece
+        if len(body) > most:
+            raise Refused(f"{label}: found more than {most:,} bytes, expected less", 0)
+    answer._content = bytes(body)
+    answer._content_consumed = True  # type: ignore[attr-defined]
 
 
 class Bearer(requests.auth.AuthBase):
@@ -251,11 +278,28 @@ def _token(answer: requests.Response) -> tuple[str, float]:
     try:
         found = answer.json()
         token = found.get("token") or found["access_token"]
+        if not isinstance(token, str):
+            raise TypeError
         if "msft:expiry" in found:
-            end = datetime.fromisoformat(found["msft:expiry"]).timestamp()
+            end = instant(found["msft:expiry"]).timestamp()
         else:
-            end = time.time() + float(found.get("expires_in", 3600))
-    except (ValueError, KeyError, TypeError, AttributeError):
+            end = time.time() + float(found.get("expires_in") or 3600)
+        if not math.isfinite(end):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise Passing(f"{unsigned(answer.url)}: the answer holds no token") from None
     # A short-lived token is used for most of its life.
     return token, end - min(EARLY, (end - time.time()) / 4)
+
+
+def instant(text: str) -> datetime:
+    """A time of RFC 3339 as catalogues write it, UTC where it states no zone.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = text.strip().upper().replace("UTC", "Z").replace(" Z", "Z")
+    second = re.fullmatch(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:)60(.*)", text)  # a leap second
+    time_ = datetime.fromisoformat(f"{second[1]}59{second[2]}" if second else text)
+    time_ += timedelta(seconds=1 if second else 0)
+    return time_ if time_.tzinfo else time_.replace(tzinfo=UTC)
