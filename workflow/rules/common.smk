@@ -30,7 +30,7 @@ def stop(message):
 def parameter_file():
     """The parameter file: the last `--configfile`, else params.yaml; in a module, its `params`."""
     if MODULE and not workflow.is_main_process:
-        return os.environ["MMFL_PARAMS"]
+        return os.environ.get("MMFL_PARAMS", "")
     if MODULE:
         return str(config.get("params", "params.yaml"))
     if workflow.config_settings.config:
