@@ -54,6 +54,7 @@ lint: $(READY)
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 	python workflow/scripts/dvc_yaml.py --check
+	python workflow/scripts/docs_tables.py --check
 
 format: $(READY)
 	ruff check --fix .
