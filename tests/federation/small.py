@@ -46,6 +46,7 @@ def federation(
     dump["train"]["bands"] = {q: bands[q] for q in modalities}
     dump["partition"] |= {"modalities": list(modalities), "assignment": assignment}
     dump["participation"] = participation or {}
+    dump["report"]["baseline"] = method
     params = Params.model_validate(dump)
     frame = build(table, scenario="country", assignment=assignment, modalities=modalities).frame
     data = Data(folder, frame, params.train.bands, params.train.size)

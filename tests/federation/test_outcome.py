@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from small import federation, same
 
 from mmfl.federation import checkpoint
-from mmfl.federation.loop import BEST, federate
+from mmfl.federation.loop import federate
 from mmfl.federation.outcome import diverged, is_best, server_row
 from mmfl.steps.train import rounds_csv
 
@@ -63,8 +63,8 @@ def test_the_loop_keeps_the_model_of_the_best_round(store, tmp_path, scores, rou
 
     fed.task.validate = validate
     federate(fed, initial)
-    server, _ = checkpoint.read(tmp_path / "whole" / BEST)
-    assert server.round == round_kept
+    server, _ = checkpoint.read(checkpoint.place(tmp_path / "whole", round_kept))
+    assert server.round == round_kept == fed.best["round"]
     kept = fed.strategy.evaluation_view(server, "modality")[0][0].tensors
     assert all(torch.equal(kept[k], v) for k, v in models[round_kept - 1].items())
     stopped, _ = federation(store, tmp_path / "parts", **{"train.rounds": 2})
@@ -73,7 +73,8 @@ def test_the_loop_keeps_the_model_of_the_best_round(store, tmp_path, scores, rou
     federate(stopped, initial)
     stopped.params = fed.params
     federate(stopped, initial)  # what was best before is known after a resume, too
-    assert same(checkpoint.read(tmp_path / "parts" / BEST)[0], server)
+    assert stopped.best == fed.best
+    assert same(checkpoint.read(checkpoint.place(tmp_path / "parts", round_kept))[0], server)
 
 
 def test_the_score_of_a_round_is_that_of_the_validation_locations(store, tmp_path):
@@ -144,7 +145,7 @@ def test_a_run_that_diverges_goes_on_and_says_when(store, tmp_path):
     states = [row.get("state") for row in rows if row["client"] == "server"]
     assert states == [None, "diverged", "diverged"] and diverged(rows) == 2
     assert not all(torch.isfinite(t).all() for t in server.parameters.values())
-    best, _ = checkpoint.read(tmp_path / BEST)
+    best, _ = checkpoint.read(checkpoint.place(tmp_path, fed.best["round"]))
     assert best.round == 1 and all(torch.isfinite(t).all() for t in best.parameters.values())
     table = pd.read_csv(io.StringIO(rounds_csv(rows))).query("client == 'server'")
     assert table["state"].tolist()[1:] == ["diverged"] * 2 and table["val_score"].notna().sum() == 1

@@ -12,17 +12,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from mmfl.errors import DamagedFile
+from mmfl.errors import DamagedFile, UserError
 from mmfl.federation import checkpoint
 from mmfl.federation.attendance import State, attendance, check_schedule
-from mmfl.federation.outcome import is_best, server_row
+from mmfl.federation.checkpoint import Journal
+from mmfl.federation.outcome import Row, is_best, server_row
 from mmfl.federation.task import Task, shown_policy
 from mmfl.federation.workers import Build, Job, Workers
 from mmfl.params import Params
 from mmfl.strategies.base import Broadcast, Client, Server, Strategy, Update, slot_bytes
 
-Row = dict[str, Any]
-BEST = "best.safetensors"
 log = logging.getLogger(__name__)
 
 
@@ -37,6 +36,7 @@ class Federation:
         identity: what decides the run's bits, JSON; a checkpoint with another one is refused.
         build: makes a worker's task and strategy where it cannot be forked.
         seconds: filled with where the time went.
+        best: filled with the server's row of the best round, {} where none was trained.
     """
 
     task: Task
@@ -51,65 +51,91 @@ class Federation:
     workers: int = 1
     build: Build | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    best: Row = field(default_factory=dict)
 
 
 def federate(fed: Federation, initial: dict[str, torch.Tensor]) -> tuple[Server, list[Row]]:
     """Train all rounds, from the last checkpoint in `fed.work` where there is one.
 
     Returns the final server and a row per round and client (and one for the server, with the
-    validation score, see `server_row`). The best round by validation (`is_best`) stays in
-    `fed.work/best.safetensors`.
+    validation score, see `server_row`). The checkpoint of the best round by validation
+    (`is_best`), whose row is `fed.best` then, stays in `fed.work`.
     """
     strategy, params = fed.strategy, fed.params
     check_schedule(strategy.population, params.participation)
-    fixed = strategy.steps(lambda client: len(fed.task.plan(client, 0, None)))
-    server, rows = resume(fed) or (strategy.start(initial), [])
+    found = checkpoint.latest(fed.work, fed.identity)
+    if found is None:
+        server, journal = strategy.start(initial), Journal(fed.work / checkpoint.JOURNAL)
+        fed.best = {}
+    else:
+        server, meta, journal = found
+        fed.best = meta["best"]
     rounds = range(server.round, params.train.rounds if strategy.clients else 0)
     with _workers(fed) as workers:
         for _ in tqdm(rounds, fed.title, unit="round", initial=server.round, total=rounds.stop):
-            # 1. Who takes part; an extra forward pass where a module asks for one.
-            states = _attending(strategy, params, fed.seed, server.round)
-            present = [c for c in strategy.clients if states.get(c.id) in ("trained", "late")]
-            asking = [c for c in present if any(m.fresh(c) for m in strategy.modules)]
-            jobs = [_job(fed, server, client, fixed, fresh=True) for client in asking]
-            uploads = workers.run(jobs)
-            on_time = {c: slots for c, slots in uploads.items() if states[c] == "trained"}
-            strategy.receive(server, on_time)
-
-            # 2. Every one of them trains from what the server sends it.
-            jobs = [_job(fed, server, client, fixed) for client in present]
-            updates = workers.run(jobs)
-
-            # 3. The server combines the updates, is validated and saved.
-            rows += _rows(fed, server, states, jobs, updates, uploads)
-            accepted = [updates[c.id] for c in present if states[c.id] == "trained"]
-            server = strategy.server_step(server, accepted)
-            score = fed.task.validate(strategy.evaluation_view(server, shown_policy(params)))
-            outcome = server_row(server, accepted, score)
-            if is_best(outcome, [row for row in rows if row["client"] == "server"]):
-                checkpoint.save(fed.work / BEST, server, {"identity": fed.identity})
-            rows.append(outcome)
-            checkpoint.save(
-                fed.work / f"round-{server.round:05d}.safetensors",
-                server,
-                {"rows": rows, "identity": fed.identity},
-            )
-            checkpoint.keep_last(fed.work)
-    return server, rows
+            server, rows = one_round(fed, workers, server)
+            journal.append(rows)
+            if is_best(rows[-1], [fed.best] if fed.best else []):
+                fed.best = rows[-1]
+            _save(fed, server, journal)
+            checkpoint.keep_last(fed.work, fed.best["round"])
+        if fed.best:
+            _find_best(fed, workers, initial, journal)
+    return server, journal.rows
 
 
-def resume(fed: Federation) -> tuple[Server, list[Row]] | None:
-    """The newest whole checkpoint; None where the run has to begin at round 1."""
-    found = checkpoint.latest(fed.work, fed.identity)
-    if found is None:
-        return None
+def one_round(fed: Federation, workers: Workers, server: Server) -> tuple[Server, list[Row]]:
+    """The server after one more round; a row per client asked, and the server's."""
+    strategy = fed.strategy
+    fixed = strategy.steps(lambda client: len(fed.task.plan(client, 0, None)))
+    # 1. Who takes part; an extra forward pass where a module asks for one.
+    states = _attending(strategy, fed.params, fed.seed, server.round)
+    present = [c for c in strategy.clients if states.get(c.id) in ("trained", "late")]
+    asking = [c for c in present if any(m.fresh(c) for m in strategy.modules)]
+    uploads = workers.run([_job(fed, server, client, fixed, fresh=True) for client in asking])
+    on_time = {c: slots for c, slots in uploads.items() if states[c] == "trained"}
+    strategy.receive(server, on_time)
+
+    # 2. Every one of them trains from what the server sends it.
+    jobs = [_job(fed, server, client, fixed) for client in present]
+    updates = workers.run(jobs)
+
+    # 3. The server combines the updates and is validated.
+    rows = _rows(fed, server, states, jobs, updates, uploads)
+    accepted = [updates[c.id] for c in present if states[c.id] == "trained"]
+    server = strategy.server_step(server, accepted)
+    score = fed.task.validate(strategy.evaluation_view(server, shown_policy(fed.params)))
+    return server, [*rows, server_row(server, accepted, score)]
+
+
+def _save(fed: Federation, server: Server, journal: Journal) -> None:
+    """Write a checkpoint; the rows that it refers to are on the disk before it."""
+    meta = {"identity": fed.identity, "best": fed.best, "rows": journal.mark}
+    checkpoint.save(checkpoint.place(fed.work, server.round), server, meta)
+
+
+def _find_best(
+    fed: Federation, workers: Workers, initial: dict[str, torch.Tensor], journal: Journal
+) -> None:
+    """See to it that the checkpoint of the best round is there: if it was lost, train it again.
+
+    The same bits come out, since a round depends on the one before alone.
+    """
+    number = fed.best["round"]
     try:
-        checkpoint.read(fed.work / BEST)
-    except DamagedFile as error:  # no other file holds that round
-        log.warning("%s; beginning at round 1", error)
-        return None
-    server, meta = found
-    return server, meta["rows"]
+        checkpoint.read(checkpoint.place(fed.work, number))
+        return
+    except DamagedFile as error:
+        log.warning("%s; training up to round %d, the best, once more", error, number)
+    server, rows = fed.strategy.start(initial), [fed.best]
+    while server.round < number:
+        server, rows = one_round(fed, workers, server)
+    if rows[-1] != fed.best:
+        raise UserError(
+            f"{fed.work}: round {number} trained again: found {rows[-1]}, expected {fed.best}: "
+            "this machine does not compute the same bits; run train with --fresh"
+        )
+    _save(fed, server, journal)
 
 
 def _workers(fed: Federation) -> Workers:

@@ -24,8 +24,8 @@ from mmfl.clients.manifest import content_hash, read_manifest
 from mmfl.federation import checkpoint
 from mmfl.federation.data import Data, Normaliser, Statistics
 from mmfl.federation.devices import devices
-from mmfl.federation.loop import BEST, Federation, Row, federate
-from mmfl.federation.outcome import diverged
+from mmfl.federation.loop import Federation, federate
+from mmfl.federation.outcome import Row, diverged
 from mmfl.federation.setup import build_network, build_strategy
 from mmfl.federation.task import Classification, Segmentation, Task
 from mmfl.federation.tiles import open_data
@@ -134,9 +134,9 @@ def train_one(
     out = unit.folder
     per_sample = [flops(kind) for kind in sorted({c.modalities for c in strategy.clients})]
     checkpoint.save(out / "model.safetensors", published(server), {})
-    best = unit.folder / WORK / BEST
-    best_server = checkpoint.read(best)[0] if best.exists() else server
-    checkpoint.save(out / BEST, published(best_server), {})
+    place = checkpoint.place(fed.work, fed.best.get("round", 0))
+    best = checkpoint.read(place)[0] if fed.best else server
+    checkpoint.save(out / "best.safetensors", published(best), {})
     write_text(out / "rounds.csv", rounds_csv(rows))
     write_json(
         out / "run.json",
