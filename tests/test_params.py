@@ -67,15 +67,15 @@ def test_default_file_names_every_key():
         ({"train": {"methods": ["mf", "prior+fw"]}}, "has no network for fw"),
         (
             {"train": {"methods": ["mf", "scaffold+fw"], "momentum": 0.9}},
-            "scaffold+fw: train.momentum: found 0.9, expected 0; it needs plain SGD",
+            "train.momentum: found 0.9, expected 0: scaffold+fw needs plain SGD",
         ),
         (
             {"train": {"methods": ["mf", "fednova"], "optimiser": "adam"}},
-            "fednova: train.optimiser: found adam; it needs SGD",
+            "train.optimiser: found adam, expected sgd: fednova needs SGD",
         ),
         (
             {"train": {"methods": ["mf", {"method": "feddc", "set": {"train.momentum": 0.5}}]}},
-            "feddc: train.momentum",
+            "train.methods.1.set.train.momentum: found 0.5, expected 0: feddc needs",
         ),
         (
             {"train": {"methods": ["mf", "local+mim"]}, "mim": {"bank": "prototype"}},
@@ -196,10 +196,10 @@ def test_only_what_concerns_an_archive_is_in_its_values():
     [
         ({"archives": ["simulated"]}, "archives: found a list, expected a mapping such as"),
         ({"archives": [{"simulated": {}}]}, "archives: found a list, expected a mapping such as"),
-        ({"archives": {}}, "archives: found {}"),
+        ({"archives": {}}, "archives: found 0 values, expected at least 1"),
         (
             {"archives": {"simulated": {"trian": {}}}},
-            "archives.simulated: found trian, expected sections of split, partition",
+            "archives.simulated.trian: found trian, expected sections of split, partition",
         ),
         (
             {"archives": {"simulated": {"train": {"sise": 3}}}},
@@ -215,12 +215,12 @@ def test_only_what_concerns_an_archive_is_in_its_values():
         ),
         (
             {"archives": {"simulated": {}, "simulated-tiles": {"train": {"methods": ["mf+fw"]}}}},
-            "archives.simulated-tiles: report.baseline: mf is not trained",
+            "report.baseline: mf is not trained (mf+fw) (archive simulated-tiles)",
         ),
         (
             {"archives": {"simulated": {}, "simulated-tiles": {}}, "train": {"size": 32},
              "partition": {"scenario": "country"}},
-            "archives.simulated-tiles: partition.scenario: unknown scenario 'country'",
+            "partition.scenario: found country, which needs the column country; the archive has",
         ),
         (
             {"archives": {"simulated-tiles": {}}, "partition": {"modalities": ["s3"]}},
@@ -235,8 +235,8 @@ def test_only_what_concerns_an_archive_is_in_its_values():
             {"imagery": {"catalogues": {"earth-search": {"paralel": 2}}}},
             "did you mean parallel?",
         ),
-        ({"folders": {"simulated": "x.yaml"}}, "folders: found 'simulated', expected a name of"),
-        ({"folders": {"Floods": "x.yaml"}}, "folders: found 'Floods', expected a name of your own"),
+        ({"folders": {"simulated": "x.yaml"}}, "folders.simulated: expected a name of your own"),
+        ({"folders": {"Floods": "x.yaml"}}, "folders.Floods: expected a name of your own"),
         (
             {"folders": {"floods": "nowhere.yaml"}, "archives": {"floods": {}}},
             "nowhere.yaml: not found",

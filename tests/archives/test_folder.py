@@ -392,10 +392,10 @@ def test_multilabel_tables(tmp_path):
         ("classes: {1: water, 0: land}, ", "", "mask.classes: not given"),
         ("groups: [country]", "task: pixels", "task: found 'pixels'"),
         ("groups: [country]", "task: multilabel", "labels: not given"),
-        ("{1: water, 0: land}", "{1: yes, 0: land}", "truth value; put the name in quotes"),
+        ("{1: water, 0: land}", "{1: true, 0: land}", "found true or false, expected a name"),
         ("ignore: -1", "colours: [red]", "colours: found 1, expected 2"),
         ("ignore: -1", "ignore: other", "ignore: found 'other'"),
-        ("s2: [B02", "S2: [B02", "modalities: found 'S2', expected names of lower-case"),
+        ("s2: [B02", "S2: [B02", "modalities.S2: expected a name of lower-case"),
         ("[VV, VH]", "[VV, VV]", "VV is listed twice"),
     ],
 )  # fmt: skip

@@ -87,20 +87,21 @@ def said(folder: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
         read_description(path)
-    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{path}: ")
-    return str(caught.value).removeprefix(f"{path}: ")
+    line = re.fullmatch(rf"{re.escape(str(path))}:\d+: (.*)", str(caught.value))
+    assert line is not None, caught.value
+    return line[1]
 
 
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("s1: [{VV: 1}]", "modalities.s1: bands: found {'VV': 1}, expected names"),
-        ("s1: {bands: [[VV]]}", r"modalities.s1: bands: found ['VV'], expected names"),
-        ("s1: VV", "modalities.s1: found 'VV'; input should be a valid mapping"),
+        ("s1: [{VV: 1}]", "modalities.s1.bands: found {'VV': 1}, expected names"),
+        ("s1: {bands: [[VV]]}", r"modalities.s1.bands: found ['VV'], expected names"),
+        ("s1: VV", "modalities.s1: found 'VV', expected a mapping"),
         ('"a\\nb": [VV]', r"found 'a\nb', expected text of one line"),
-        ("s1: 2020-13-45", "not readable as YAML: month must be in 1..12"),
-        ("s1: &again {bands: *again}", "found a value within itself"),
-        ("region: [VV]", "modalities: found 'region', a name that the table of locations uses"),
+        ("s1: 2020-13-45", "modalities.s1: found '2020-13-45', expected a mapping"),
+        ("s1: &again {bands: *again}", "found *again, expected &again before it, not around"),
+        ("region: [VV]", "modalities.region: a name that the table of locations uses"),
     ],
 )
 def test_shapes(tmp_path, text, match):
@@ -111,7 +112,7 @@ def test_shapes(tmp_path, text, match):
 def test_names_of_classes(tmp_path, mask):
     text = f"table: t.csv\nmodalities: {{s1: [VV]}}\nmask: {{classes: {mask}, colours: {{a: x}}}}"
     assert re.match(
-        r"mask: classes: found .*, expected a name; put it in quotes", said(tmp_path, text)
+        r"mask.classes: found .*, expected a name; put it in quotes", said(tmp_path, text)
     )
 
 
@@ -131,7 +132,7 @@ def test_names_that_pytorch_uses(tmp_path):
     taken = {name for name in dir(nn.ModuleDict()) if re.fullmatch("[a-z0-9]+", name)}
     assert {"type", "train", "keys"} <= taken <= set(TORCH)
     for name in taken:
-        text = f"modalities: found '{name}', a name that PyTorch uses, expected another"
+        text = f"modalities.{name}: a name that PyTorch uses, expected another"
         assert said(tmp_path, f"{HEAD}modalities: {{{name}: [VV]}}") == text
 
 

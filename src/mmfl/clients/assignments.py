@@ -20,7 +20,7 @@ ASSIGNMENTS: dict[str, Assignment] = {}
 
 
 def assignment(name: str) -> Callable[[Assignment], Assignment]:
-    """Register an assignment under its name."""
+    """Register an assignment under its name, one of `mmfl.params.registry.ASSIGNMENTS`."""
 
     def register(function: Assignment) -> Assignment:
         ASSIGNMENTS[name] = function

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from pandas.api.types import union_categoricals
 
 from mmfl.clients.assignments import ASSIGNMENTS
-from mmfl.clients.scenarios import NEEDS, SCENARIOS, Scenario, by_column
+from mmfl.clients.scenarios import SCENARIOS, Scenario, by_column
 from mmfl.errors import UserError
 from mmfl.files import atomic
+from mmfl.params.registry import SCENARIOS as KNOWN
 from mmfl.params.sections import stored
 from mmfl.patches.tables import group_columns
 
@@ -135,7 +136,7 @@ def _scenario(name: str, table: pd.DataFrame, modalities: Sequence[str]) -> Scen
     held = [stored(q) for q in modalities]
     columns = sorted(set(group_columns(table, held)) - {"pair", "split"})
     usable: dict[str, Scenario] = {column: by_column(column) for column in columns}
-    usable |= {n: form for n, form in SCENARIOS.items() if NEEDS.get(n, set()) <= set(columns)}
+    usable |= {n: form for n, form in SCENARIOS.items() if {*KNOWN.get(n, ())} <= {*columns}}
     return _known(name, usable, "partition.scenario")
 
 

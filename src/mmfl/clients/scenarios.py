@@ -22,17 +22,13 @@ SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(name: str) -> Callable[[Scenario], Scenario]:
-    """Register a scenario under its name."""
+    """Register a scenario under its name, one of `mmfl.params.registry.SCENARIOS`."""
 
     def register(function: Scenario) -> Scenario:
         SCENARIOS[name] = function
         return function
 
     return register
-
-
-# columns without which a scenario does not exist
-NEEDS = {"country": {"country"}, "country-season": {"country", "season"}, "tile": {"tile"}}
 
 
 def by_column(column: str) -> Scenario:

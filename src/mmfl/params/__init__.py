@@ -16,6 +16,7 @@ from mmfl.params.algorithms import (
 )
 from mmfl.params.archives import ARCHIVES, S1_BANDS, S2_BANDS, SIMULATED, known
 from mmfl.params.loading import load, validate
+from mmfl.params.registry import ASSIGNMENTS, BACKBONES, SCENARIOS
 from mmfl.params.schema import (
     Params,
     RunSpec,
@@ -32,8 +33,6 @@ from mmfl.params.schema import (
     variant,
 )
 from mmfl.params.sections import (
-    ASSIGNMENTS,
-    SCENARIOS,
     MethodEntry,
     Participation,
     Policy,
@@ -46,6 +45,7 @@ __all__ = [
     "ANCHORS",
     "ARCHIVES",
     "ASSIGNMENTS",
+    "BACKBONES",
     "BASES",
     "FEDERATED",
     "MODULES",

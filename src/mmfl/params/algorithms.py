@@ -8,38 +8,39 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mmfl.params.sections import Section, one_of
+from mmfl.params.faults import Fault
+from mmfl.params.sections import FINITE, SMALL, WEIGHT, Section, Temperature, Weight, one_of
 
 
 class FedProx(Section):
     """1812.06127."""
 
-    mu: float = Field(0.01, ge=0, description="weight of mu/2 |w_i - w|^2")
+    mu: Weight = Field(0.01, description="weight of mu/2 |w_i - w|^2")
 
 
 class Scaffold(Section):
     """1910.06378, option II."""
 
-    server_rate: float = Field(1.0, gt=0, description="eta_g")
+    server_rate: float = Field(1.0, gt=0, le=FINITE, description="eta_g")
 
 
 class Moon(Section):
     """2103.16257."""
 
-    mu: float = Field(1.0, ge=0, description="weight of the contrastive term")
-    temperature: float = Field(0.5, gt=0, description="tau")
+    mu: Weight = Field(1.0, description="weight of the contrastive term")
+    temperature: Temperature = Field(0.5, description="tau")
 
 
 class FedDyn(Section):
     """2111.04263."""
 
-    alpha: float = Field(0.01, gt=0, description="weight of the quadratic")
+    alpha: float = Field(0.01, ge=SMALL, le=WEIGHT, description="weight of the quadratic")
 
 
 class FedDc(Section):
     """2203.11751."""
 
-    alpha: float = Field(0.01, gt=0, description="weight of the quadratic")
+    alpha: float = Field(0.01, ge=SMALL, le=WEIGHT, description="weight of the quadratic")
 
 
 class FedAvgM(Section):
@@ -51,17 +52,17 @@ class FedAvgM(Section):
 class FedAdam(Section):
     """2003.00295, algorithm 2."""
 
-    server_rate: float = Field(0.03, gt=0, description="eta_s")
+    server_rate: float = Field(0.03, gt=0, le=FINITE, description="eta_s")
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
-    tau: float = Field(1e-3, gt=0, description="added to the root of the second moment")
+    tau: float = Field(1e-3, ge=1e-12, le=1, description="added to the root of the second moment")
 
 
 class Prototypes(Section):
     """2401.13898; for the method `prototypes` and the module `+prototypes`."""
 
-    weight: float = Field(0.1, ge=0, description="lambda")
-    temperature: float = Field(0.5, gt=0, description="tau")
+    weight: Weight = Field(0.1, description="lambda")
+    temperature: Temperature = Field(0.5, description="tau")
 
 
 class Algorithms(Section):
@@ -135,6 +136,8 @@ def check_optimiser(name: str, optimiser: str, momentum: float) -> None:
     if needed is None:
         return
     if optimiser != "sgd":
-        raise ValueError(f"{name}: train.optimiser: found {optimiser}; it needs {needed}")
+        raise Fault(
+            ("train", "optimiser"), f"found {optimiser}, expected sgd: {name} needs {needed}"
+        )
     if momentum and needed.startswith("plain"):
-        raise ValueError(f"{name}: train.momentum: found {momentum}, expected 0; it needs {needed}")
+        raise Fault(("train", "momentum"), f"found {momentum}, expected 0: {name} needs {needed}")

@@ -5,16 +5,16 @@ Only what stands in the yaml is looked at here, no table and no image.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mmfl.errors import UserError
 from mmfl.params.description_parts import Images, Part, Pixels, Splits, Words
+from mmfl.params.faults import NOT_GIVEN, Fault, first
+from mmfl.params.reading import read_yaml
 from mmfl.params.tasks import TASKS
 
 RESERVED = ("pair", "split", "labels", "height", "width", "crs", "transform", "mask", "patch",
@@ -23,7 +23,6 @@ TORCH = ("apply", "bfloat16", "buffers", "children", "clear", "compile", "cpu", 
          "eval", "float", "forward", "half", "ipu", "items", "keys", "modules", "mtia",
          "parameters", "pop", "to", "train", "training", "type", "update", "values",
          "xpu")  # fmt: skip
-CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # line breaks and the like, but a tab
 HOW = "docs/your-own-archive.md"
 
 
@@ -58,19 +57,18 @@ class Description(Part):
         for name in value:
             if name in (*RESERVED, *TORCH, "region"):
                 whose = "PyTorch" if name in TORCH else "the table of locations"
-                raise ValueError(f"found {name!r}, a name that {whose} uses, expected another")
+                raise Fault((name,), f"a name that {whose} uses, expected another")
             if not re.fullmatch(r"[a-z0-9]+", name):
-                raise ValueError(f"found {name!r}, expected names of lower-case letters and digits "
-                                 "such as s2")  # fmt: skip
+                raise Fault((name,), "expected a name of lower-case letters and digits such as s2")
         return value
 
     @field_validator("groups")
     @classmethod
     def _groups(cls, value: list[str]) -> list[str]:
-        for name in value:
+        for place, name in enumerate(value):
             if name in RESERVED or not re.fullmatch(r"\w+", name):
                 what = "a name that is not taken" if name in RESERVED else "letters, digits and _"
-                raise ValueError(f"found {name!r}, expected {what}; rename the column")
+                raise Fault((place,), f"found {name!r}, expected {what}; rename the column")
         if len(set(value)) < len(value):
             raise ValueError(f"found {', '.join(value)}, expected each column once")
         return value
@@ -79,10 +77,10 @@ class Description(Part):
     def _fits(self) -> Description:
         need = "mask" if self.task == "pixel" else "labels"
         if getattr(self, need) is None:
-            raise ValueError(f"{need}: not given; the task {self.task} needs its classes, {HOW}")
+            raise Fault((need,), f"not given; the task {self.task} needs its classes, {HOW}")
         both = [name for name in self.groups if name in self.modalities]
         if both:
-            raise ValueError(f"groups: {both[0]} is a modality too; rename one of the two")
+            raise Fault(("groups",), f"{both[0]} is a modality too; rename one of the two")
         return self
 
     @property
@@ -104,55 +102,16 @@ def read_description(path: Path) -> Description:
     """The description in a yaml file.
 
     Raises:
-        UserError: one line that names the file, the key, what was found and what is expected.
+        UserError: one line that names the file's line, the key, what was found and what is
+            expected.
     """
-    from mmfl.params.loading import read_yaml
-
-    data = read_yaml(Path(path), "a description of an archive", "table:, modalities:")
+    file = read_yaml(Path(path), "a description of an archive", "table:, modalities:")
     try:
-        broken = next((text for text in _texts(data) if CONTROL.search(text)), None)
-        if broken is not None:
-            raise UserError(f"{path}: found {broken!r}, expected text of one line")
-        return Description.model_validate(data)
+        return Description.model_validate(file.data)
     except ValidationError as error:
-        raise UserError(f"{path}: {_one_line(error)}") from None
-    except RecursionError:  # an alias within its own anchor
-        raise UserError(f"{path}: found a value within itself, expected it beside") from None
-
-
-def _texts(data: Any) -> Iterator[str]:
-    """All keys and values that are text."""
-    if isinstance(data, dict):
-        data = [*data, *data.values()]
-    if isinstance(data, list):
-        for item in data:
-            yield from _texts(item)
-    elif isinstance(data, str):
-        yield data
-
-
-def _one_line(error: ValidationError) -> str:
-    from mmfl.params.faults import one_line
-
-    faults = error.errors()
-    fault = next((item for item in faults if item["type"] == "extra_forbidden"), faults[0])
-    key = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        known = _keys(fault["loc"][:-1])
-        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        return f"unknown key {key}; {hint}"
-    if key == "task" and fault["type"] == "missing":
-        return f"task: not given, expected {' or '.join(TASKS)}, with labels or a mask; {HOW}"
-    if fault["type"] == "missing":
-        return f"{key}: not given, expected it; {HOW}"
-    text = one_line(error).replace(".[key]", "").replace("dictionary", "mapping")
-    return re.sub(r" or instance of \w+", "", text)
-
-
-def _keys(location: tuple[Any, ...]) -> list[str]:
-    """The keys of the section at a place."""
-    models: dict[str, type[BaseModel]] = {
-        "modalities": Images, "mask": Pixels, "labels": Words, "split": Splits,
-    }  # fmt: skip
-    return list(models.get(str(location[0]) if location else "", Description).model_fields)
+        fault = first(error, Description, file.data)
+    if fault.message == NOT_GIVEN:
+        task = f", expected {' or '.join(TASKS)}, with labels or a mask"
+        more = task if fault.key == ("task",) else ", expected it"
+        fault = Fault(fault.key, f"not given{more}; {HOW}")
+    raise UserError(f"{file.at(fault.key)}: {fault}")

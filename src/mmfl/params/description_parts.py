@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mmfl.params.faults import Fault
+
 SPLITS = ("train", "validation", "test")
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32")
 RGB = (("B04", "B03", "B02"), ("red", "green", "blue"), ("R", "G", "B"))
@@ -15,9 +17,9 @@ Axes = Literal["chw", "hwc"]
 
 
 class Part(BaseModel):
-    """Unknown keys are errors, values are immutable."""
+    """Unknown keys and other types are errors, values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Splits(Part):
@@ -70,18 +72,18 @@ class Images(Part):
         if isinstance(data, dict):
             data = dict(data)
             if not isinstance(data.get("bands", []), list | dict):
-                raise ValueError(f"bands: found {data['bands']!r}, expected a list of names")
+                raise Fault(("bands",), f"found {data['bands']!r}, expected a list of names")
             if isinstance(data.get("path"), dict):
                 data.setdefault("bands", list(data["path"]))
             if isinstance(data.get("bands"), list):
                 names = data["bands"]
                 wrong = [name for name in names if not isinstance(name, str)]
                 if wrong:
-                    raise ValueError(f"bands: found {wrong[0]!r}, expected names; a place in the "
+                    raise Fault(("bands",), f"found {wrong[0]!r}, expected names; a place in the "
                                      "file is given as in bands: {B04: 4, B08: 8}")  # fmt: skip
                 twice = [name for name in names if names.count(name) > 1]
                 if twice:
-                    raise ValueError(f"bands: {twice[0]} is listed twice, expected it once")
+                    raise Fault(("bands",), f"{twice[0]} is listed twice, expected it once")
                 data["bands"] = dict.fromkeys(names)
         return data
 
@@ -95,20 +97,20 @@ class Images(Part):
     @model_validator(mode="after")
     def _fits(self) -> Images:
         if not self.bands:
-            raise ValueError("bands: found none, expected their names, e.g. bands: [B02, B03, B04]")
+            raise Fault(("bands",), "found none, expected their names, e.g. bands: [B02, B03, B04]")
         for name, place in self.bands.items():
             if place is not None and place < 1:
-                raise ValueError(f"bands.{name}: found {place}, places count from 1")
+                raise Fault(("bands", name), f"found {place}, places count from 1")
         if isinstance(self.path, dict) and set(self.path) != set(self.bands):
             wrong = sorted(set(self.path) ^ set(self.bands))[0]
-            raise ValueError(
-                f"path: names the bands {', '.join(self.path)}; {wrong} is not in both"
+            raise Fault(
+                ("path",), f"names the bands {', '.join(self.path)}; {wrong} is not in both"
             )
         for name in self.show:
             if name not in self.bands:
-                raise ValueError(f"show: {name} is not a band, expected of {', '.join(self.bands)}")
+                raise Fault(("show",), f"{name} is not a band, expected of {', '.join(self.bands)}")
         if len(self.show) > 3:
-            raise ValueError(f"show: found {len(self.show)} bands, expected one to three")
+            raise Fault(("show",), f"found {len(self.show)} bands, expected one to three")
         return self
 
     @property
@@ -146,7 +148,7 @@ class Pixels(Part):
         if isinstance(data.get("ignore"), int):
             data["ignore"] = [data["ignore"]]
         if not isinstance(data.get("ignore", []), list) and data["ignore"] != "rest":
-            raise ValueError(f"ignore: found {data['ignore']!r}, expected codes, or the word rest")
+            raise Fault(("ignore",), f"found {data['ignore']!r}, expected codes, or the word rest")
         if isinstance(data.get("colours"), dict) and isinstance(data.get("classes"), dict):
             data["colours"] = _in_order(data["colours"], data["classes"])
         return data
@@ -156,14 +158,14 @@ class Pixels(Part):
         _count(self.names)
         both = [code for code in self.classes if self.ignore != "rest" and code in self.ignore]
         if both:
-            raise ValueError(f"ignore: {both[0]} is a class too, expected it in one of the two")
+            raise Fault(("ignore",), f"{both[0]} is a class too, expected it in one of the two")
         if self.colours and len(self.colours) != len(self.names):
-            raise ValueError(f"colours: found {len(self.colours)}, expected {len(self.names)}, one "
+            raise Fault(("colours",), f"found {len(self.colours)}, expected {len(self.names)}, one "
                              "per class")  # fmt: skip
         for colour in self.colours:
             if not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
-                raise ValueError(
-                    f"colours: found {colour!r}, expected one like '#1b7837' in quotes"
+                raise Fault(
+                    ("colours",), f"found {colour!r}, expected one like '#1b7837' in quotes"
                 )
         return self
 
@@ -217,10 +219,9 @@ def _text(value: Any) -> Any:
 def _name(value: Any) -> str:
     """A class's name."""
     if isinstance(value, bool):
-        raise ValueError("classes: found yes, no, on, off, true or false, which yaml reads as a "
-                         "truth value; put the name in quotes")  # fmt: skip
+        raise Fault(("classes",), "found true or false, expected a name; put it in quotes")
     if not isinstance(value, str | int):
-        raise ValueError(f"classes: found {value!r}, expected a name; put it in quotes")
+        raise Fault(("classes",), f"found {value!r}, expected a name; put it in quotes")
     return str(value)
 
 
@@ -230,11 +231,11 @@ def _in_order(colours: dict[Any, str], classes: dict[Any, str]) -> list[str]:
     lacking = [name for name in dict.fromkeys(classes.values()) if name not in found]
     strange = [key for key in found if key not in classes.values()]
     if lacking or strange:
-        raise ValueError(f"colours: expected one per class, {(lacking or strange)[0]} is "
+        raise Fault(("colours",), f"expected one per class, {(lacking or strange)[0]} is "
                          + ("not there" if lacking else "not a class"))  # fmt: skip
     return [found[name] for name in dict.fromkeys(classes.values())]
 
 
 def _count(names: tuple[str, ...]) -> None:
     if not 2 <= len(names) <= CLASSES:
-        raise ValueError(f"classes: found {len(names)}, expected 2 to {CLASSES}")
+        raise Fault(("classes",), f"found {len(names)}, expected 2 to {CLASSES}")

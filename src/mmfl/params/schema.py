@@ -16,10 +16,11 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 from mmfl.errors import UserError
 from mmfl.params.algorithms import ANCHORS, Algorithms, check_optimiser, parts
 from mmfl.params.archives import ARCHIVES, SIMULATED, Known, known
-from mmfl.params.faults import one_line
+from mmfl.params.faults import Fault, first, shown
 from mmfl.params.imagery import Imagery
+from mmfl.params.reading import Key
+from mmfl.params.registry import ASSIGNMENTS, BACKBONES, SCENARIOS
 from mmfl.params.sections import (
-    SCENARIOS,
     Download,
     Evaluate,
     MethodEntry,
@@ -47,6 +48,7 @@ class Params(Section):
     archives: dict[str, dict[str, Any]] = Field(
         {"simulated": {}},
         min_length=1,
+        max_length=50,  # a page each
         description="archive -> values in which its experiment differs, e.g. {train: {size: 64}}",
     )
     folders: dict[str, str] = Field(
@@ -87,31 +89,30 @@ class Params(Section):
     def _combinations(self) -> Params:
         for name in self.folders:
             if name in ARCHIVES or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-                raise ValueError(
-                    f"folders: found {name!r}, expected a name of your own in lower case, such as "
-                    "my-floods"
+                raise Fault(
+                    ("folders", name),
+                    "expected a name of your own in lower case, such as my-floods",
                 )
         for archive in self.archives:
-            one_of(archive, (*ARCHIVES, *self.folders), "archive")
+            _one_of(archive, (*ARCHIVES, *self.folders), "archive", "archives", archive)
         for name in self.download.local:
-            one_of(name, tuple(a for a in ARCHIVES if a not in SIMULATED), "archive")
+            names = tuple(a for a in ARCHIVES if a not in SIMULATED)
+            _one_of(name, names, "archive", "download", "local", name)
         if self._resolved():
             _check_all(self, known(next(iter(self.archives)), self.folders))
             return self
         for archive in self.archives:
             try:
                 self.of(archive)
-            except ValidationError as error:
-                several = len(self.archives) > 1 or self.archives[archive]
-                where = f"archives.{archive}" if several else ""
-                raise ValueError(one_line(error, where)) from None
+            except Fault as fault:
+                raise self._seen(fault, archive) from None
         return self
 
     def of(self, archive: str) -> Params:
         """The parameters that hold for an archive: its own values, modalities and bands in place.
 
         Raises:
-            ValidationError, ValueError: its own values are wrong, or cannot be its own.
+            Fault: its own values are wrong, or cannot be its own.
         """
         if self._resolved() and archive in self.archives:
             return self
@@ -121,28 +122,48 @@ class Params(Section):
         own = self.archives[archive]
         for section, values in own.items():
             if section not in OWN_OF_ARCHIVE:
-                raise ValueError(
-                    f"archives.{archive}: found {section}, expected sections of "
-                    f"{', '.join(OWN_OF_ARCHIVE)}"
+                raise Fault(
+                    (section,), f"found {section}, expected sections of {', '.join(OWN_OF_ARCHIVE)}"
                 )
-            for key in values if isinstance(values, dict) else ():
+            if not isinstance(values, dict):
+                found = "an empty section" if values is None else shown(values)
+                raise Fault((section,), f"found {found}, expected values such as {{size: 64}}")
+            for key in values:
                 if f"{section}.{key}" in SAME_FOR_ALL:
-                    raise ValueError(
-                        f"archives.{archive}: {section}.{key} names folders and is the same for "
-                        "all archives; use a parameter file of its own"
+                    raise Fault(
+                        (section, key),
+                        f"{section}.{key} names folders and is the same for all archives; use a "
+                        "parameter file of its own",
                     )
         data = _merged(self.model_dump(exclude_unset=True), own)
         data["archives"] = {archive: {}}
         facts = known(archive, self.folders)
-        held = data.setdefault("partition", {}).setdefault("modalities", sorted(facts.bands))
+        given = data.setdefault("partition", {})
+        given.setdefault("modalities", sorted(facts.bands))
+        try:
+            held = Partition.model_validate(given).modalities
+        except ValidationError as error:
+            raise first(error, Partition, given).below("partition") from None
         for name in held:
-            _one_of(stored(name), tuple(sorted(facts.bands)), "modality", "partition.modalities")
+            _one_of(stored(name), tuple(facts.bands), "modality", "partition", "modalities")
         part = next((q for q in held if q != stored(q)), None)
         if part is not None and "bands" not in data.get("train", {}):
-            raise ValueError(f"train.bands: name the bands of {part}, which is part of a modality")
+            raise Fault(
+                ("train", "bands"), f"name the bands of {part}, which is part of a modality",
+                also=[("partition", "modalities")],
+            )  # fmt: skip
         bands = {q: list(facts.trained[stored(q)]) for q in held}
         data.setdefault("train", {}).setdefault("bands", bands)
-        return Params.model_validate(data)
+        return validated(data)
+
+    def _seen(self, fault: Fault, archive: str) -> Fault:
+        """The fault of an archive, under the key that the file gives the value."""
+        above = ("archives", archive)
+        also = [*((*above, *key) for key in (fault.key, *fault.also)), *fault.also]
+        if _holds(self.archives[archive], fault.key):
+            return type(fault)((*above, *fault.key), fault.message, also)
+        where = f" (archive {archive})" if len(self.archives) > 1 else ""
+        return type(fault)(fault.key, fault.message + where, also)
 
     def _resolved(self) -> bool:
         """Whether these are the parameters of one archive, as `of` returns them."""
@@ -157,12 +178,36 @@ OWN_OF_ARCHIVE = ("split", "partition", "model", "whitening", "mim", "algorithms
 SAME_FOR_ALL = ("partition.scenario", "partition.assignment", "partition.seed", "train.seeds")
 
 
+def validated(data: dict[str, Any]) -> Params:
+    """The parameters of a mapping.
+
+    Raises:
+        Fault: the first one.
+    """
+    try:
+        return Params.model_validate(data)
+    except ValidationError as error:
+        raise first(error, Params, data) from None
+
+
+def _holds(data: Any, key: Key) -> bool:
+    for part in key:
+        there = part in data if isinstance(data, dict) else (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        )  # fmt: skip
+        if not there:
+            return False
+        data = data[part]
+    return True
+
+
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """`base` with the values of `own` in place; sections are merged, other values replaced."""
     merged = dict(base)
     for key, value in own.items():
-        section = isinstance(value, dict) and key != "bands"
-        merged[key] = _merged(merged.get(key) or {}, value) if section else value
+        old = merged.get(key, {})
+        section = isinstance(value, dict) and isinstance(old, dict) and key != "bands"
+        merged[key] = _merged(old, value) if section else value
     return merged
 
 
@@ -170,38 +215,103 @@ def _check_all(params: Params, facts: Known) -> None:
     """Refuse what an archive does not have, and methods that cannot run."""
     held = tuple(params.partition.modalities)
     for name in held:
-        _one_of(stored(name), tuple(sorted(facts.bands)), "modality", "partition.modalities")
+        _one_of(stored(name), tuple(facts.bands), "modality", "partition", "modalities")
     for name, bands in params.train.bands.items():
-        _one_of(name, held, "modality", "train.bands")
-        for band in bands:
-            _one_of(band, facts.bands[stored(name)], "band", f"train.bands.{name}")
-    groups = {name for name in SCENARIOS if set(name.split("-")) <= {*facts.groups}}
-    allowed = ("random", "dirichlet", *sorted(groups | {*facts.groups} | {"region"}))
-    _one_of(params.partition.scenario, allowed, "scenario", "partition.scenario")
+        _one_of(name, held, "modality", "train", "bands", name)
+        for place, band in enumerate(bands):
+            _one_of(band, facts.bands[stored(name)], "band", "train", "bands", name, place)
+    _check_scenario(params.partition.scenario, facts)
     for key, column in (("countries", "country"), ("months", "month")):
         if getattr(params.partition, key) is not None and column not in facts.groups:
-            raise ValueError(f"partition.{key}: the archive has no column {column}; set it to null")
-    seen: set[tuple[str, str]] = set()
-    for item in entries(params):
-        if (pair := (item.method, variant(item))) in seen:
-            raise ValueError(f"train.methods: {item.method} is listed twice")
-        seen.add(pair)
-    for item in (*entries(params), *trials(params)):
-        _check(item.method, resolve(params, item), facts)
-    counts = {method: len(own) for method, own in _by_method(trials(params)).items()}
+            raise Fault(("partition", key), f"the archive has no column {column}; set it to null")
+    _check_methods(params, facts)
+    _check_entries(params)
+
+
+def _check_scenario(name: str, facts: Known) -> None:
+    """Refuse a scenario that the archive's table of locations cannot give."""
+    lacking = set(SCENARIOS.get(name, ())) - {*facts.groups}
+    usable = {n for n, columns in SCENARIOS.items() if {*columns} <= {*facts.groups}}
+    names = tuple(sorted(usable | {*facts.groups}))
+    if lacking:
+        raise Fault(
+            ("partition", "scenario"),
+            f"found {name}, which needs the column {min(lacking)}; the archive has "
+            f"{', '.join(facts.groups) or 'none'}; known: {', '.join(names)}",
+        )
+    _one_of(name, names, "scenario", "partition", "scenario")
+
+
+def _check_methods(params: Params, facts: Known) -> None:
+    """Refuse a method, or values of its own, that cannot run; the key is that of the file."""
+    for number, item in enumerate(entries(params)):
+        place: Key = ("train", "methods", number)
+        fault = _fault(params, item, facts)
+        if fault is not None:
+            own = fault.name in item.set
+            key = (*place, "set", fault.name) if own else fault.key or place
+            raise type(fault)(key, fault.message, also=[place])
+    tried = trials(params)
+    for item in tried:
+        place = ("tune", "trials", item.method)
+        fault = _fault(params, item, facts)
+        if fault is not None:
+            key = fault.key or place
+            if fault.name in item.set:
+                values = params.tune.trials[item.method][fault.name]
+                value = item.set[fault.name]
+                key = (*place, fault.name, next(k for k, v in enumerate(values) if v is value))
+            raise type(fault)(key, fault.message, also=[place])
+    counts = {method: len(own) for method, own in _by_method(tried).items()}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{method} {count}" for method, count in counts.items())
-        raise ValueError(f"tune.trials: found {found}; expected as many for every method")
+        raise Fault(("tune", "trials"), f"found {found}; expected as many for every method")
+
+
+def _fault(params: Params, item: MethodEntry, facts: Known) -> Fault | None:
+    """Why a method cannot run; the key is that of a value, or empty."""
+    try:
+        _check(item.method, resolve(params, item), facts)
+    except Fault as fault:
+        return fault
+    return None
+
+
+def _check_entries(params: Params) -> None:
+    """Refuse rows of one name, a baseline and absences that are not there."""
+    seen: set[tuple[str, str]] = set()
+    labels: set[str] = set()
+    for place, item in enumerate(entries(params)):
+        key = ("train", "methods", place)
+        if (item.method, variant(item)) in seen:
+            raise Fault(key, f"{item.method} is listed twice")
+        if label_of(item) in labels:
+            raise Fault(key, f"found a second row called {label_of(item)!r}, expected a label "
+                             "of its own")  # fmt: skip
+        seen.add((item.method, variant(item)))
+        labels.add(label_of(item))
     if not any(item.method == params.report.baseline and not item.set for item in entries(params)):
         names = ", ".join(item.method for item in entries(params))
-        raise ValueError(f"report.baseline: {params.report.baseline} is not trained ({names})")
+        raise Fault(
+            ("report", "baseline"), f"{params.report.baseline} is not trained ({names})",
+            also=[("train", "methods")],
+        )  # fmt: skip
+    last = max(
+        [params.train.rounds, *(item.set.get("train.rounds", 0) for item in entries(params))]
+    )
+    for place, absence in enumerate(params.participation.schedule):
+        if absence.round > last:
+            raise Fault(
+                ("participation", "schedule", place, "round"),
+                f"found {absence.round}, expected at most {last}, the last of train.rounds",
+            )
 
 
-def _one_of(value: str, names: tuple[str, ...], what: str, key: str) -> None:
+def _one_of(value: str, names: tuple[str, ...], what: str, *key: str | int) -> None:
     try:
         one_of(value, names, what)
     except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
+        raise Fault(key, str(error)) from None
 
 
 def _once(params: Params, name: Any, work: Callable[[], T]) -> T:
@@ -230,45 +340,58 @@ def variant(item: MethodEntry) -> str:
 
 def _check(method: str, params: Params, facts: Known) -> None:
     """Refuse a method that these parameters cannot run, saying why."""
-    base, modules = parts(method)
+    try:
+        base, modules = parts(method)
+    except ValueError as error:
+        raise Fault((), str(error)) from None
     if params.mim.features == "cells" and facts.task != "pixel":
-        raise ValueError("mim.features: found cells, expected pooled: only tiles have cells")
-    if params.model.share_from_stage is not None:
-        stages = 3 if params.model.backbone == "compact" else 4
-        if params.model.share_from_stage > stages:
-            raise ValueError(f"model.share_from_stage: {params.model.backbone} has {stages} stages")
-    assignment = params.partition.assignment
+        raise Fault(("mim", "features"), "found cells, expected pooled: only tiles have cells")
+    stages = BACKBONES[params.model.backbone].stages
+    if (params.model.share_from_stage or 0) > stages:
+        raise Fault(
+            ("model", "share_from_stage"),
+            f"found {params.model.share_from_stage}, expected at most {stages}, the stages of "
+            f"{params.model.backbone}",
+        )
+    name = params.partition.assignment
+    assignment = ASSIGNMENTS[name]
     if {"mim", "prototypes"} & set(modules) and len(params.train.bands) < 2:
-        raise ValueError(f"{method} needs two modalities in train.bands")
+        raise Fault(("train", "bands"), f"{method} needs two modalities in train.bands")
     if "mim" in modules and params.mim.bank != "prototype":
-        if assignment in ("disjoint", "alternate") and not base.startswith("centralised"):
-            raise ValueError(
-                f"{method}: the assignment `{assignment}` leaves no shared pair for the feature "
-                "bank; use `duplicate`, `both` or `mixed`, or mim.bank: prototype, or drop mim"
+        if not assignment.shared and not base.startswith("centralised"):
+            usable = " or ".join(f"`{n}`" for n, found in ASSIGNMENTS.items() if found.shared)
+            raise Fault(
+                (),
+                f"{method}: the assignment `{name}` leaves no shared pair for the feature bank; "
+                f"use {usable}, or mim.bank: prototype, or drop mim",
             )
-        if base == "local" and assignment != "both":
-            raise ValueError(
+        if base == "local" and assignment.holds != "all":
+            raise Fault(
+                (),
                 f"{method}: mim needs clients that exchange features, and local ones do not; with "
-                "the assignment `both` each has its own pairs"
+                "the assignment `both` each has its own pairs",
             )
     elif "mim" in modules and base in ANCHORS:
-        raise ValueError(
+        raise Fault(
+            (),
             f"{method}: mim.bank: prototype needs a server that averages over clients, and {base} "
-            "has none; use mf+mim"
+            "has none; use mf+mim",
         )
-    if base == "late-fusion" and assignment in ("both", "mixed"):
-        raise ValueError(
+    if base == "late-fusion" and assignment.holds != "one":
+        raise Fault(
+            (),
             f"{method}: needs clients with one modality each; drop it from train.methods with the "
-            f"assignment `{assignment}`"
+            f"assignment `{name}`",
         )
-    width = params.model.width if params.model.backbone == "compact" else 64
+    width = BACKBONES[params.model.backbone].channels or params.model.width
     if "fw" in modules and width % params.whitening.group:
-        raise ValueError(
-            f"whitening.group: {params.whitening.group} does not divide the {width} "
-            "channels of the first stage (model.width)"
+        raise Fault(
+            ("whitening", "group"),
+            f"{params.whitening.group} does not divide the {width} channels of the first stage "
+            "(model.width)",
         )
     if params.train.optimiser == "adam" and params.train.momentum:
-        raise ValueError("train.momentum belongs to sgd; set it to 0 with adam")
+        raise Fault(("train", "momentum"), "belongs to sgd; set it to 0 with adam")
     check_optimiser(method, params.train.optimiser, params.train.momentum)
 
 
@@ -295,10 +418,11 @@ OWN = ("train", "model", "whitening", "mim", "algorithms")  # sections in which 
 def resolve(params: Params, item: MethodEntry) -> Params:
     """The parameters with an entry's own values in place; only in the sections `OWN`.
 
-    The method is the only one of theirs. Sections without a value of its own are the same objects.
+    The method is the only one of theirs, and absences after its last round are left out. Other
+    sections without a value of its own are the same objects.
 
     Raises:
-        ValueError: one of its keys is not known or may not differ, or a value is wrong.
+        Fault: one of its keys is not known or may not differ, or a value is wrong.
     """
     known = _once(params, "keys", lambda: _settable(params))
     sections: dict[str, Any] = {"train": params.train.model_dump(exclude={"methods"})}
@@ -306,20 +430,25 @@ def resolve(params: Params, item: MethodEntry) -> Params:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"train.methods: {item.method} sets unknown key {key!r}{hint}")
+            raise Fault((key,), f"{item.method} sets unknown key {key!r}{hint}")
         if key in ("train.methods", "train.seeds", "train.bands"):
-            raise ValueError(f"train.methods: {key} cannot differ between methods")
+            raise Fault((key,), "cannot differ between methods")
         section, *path, name = key.split(".")
         if section not in sections:
             sections[section] = getattr(params, section).model_dump()
         functools.reduce(dict.__getitem__, path, sections[section])[name] = value
     sections["train"]["methods"] = [item.method]
-    update = {}
+    update: dict[str, Any] = {}
     for section, data in sections.items():
+        model = type(getattr(params, section))
         try:
-            update[section] = type(getattr(params, section)).model_validate(data)
+            update[section] = model.model_validate(data)
         except ValidationError as error:
-            raise ValueError(f"train.methods: {item.method}: {one_line(error, section)}") from None
+            raise first(error, model, data).below(section) from None
+    last, schedule = update["train"].rounds, params.participation.schedule
+    if any(absence.round > last for absence in schedule):
+        planned = [absence for absence in schedule if absence.round <= last]
+        update["participation"] = params.participation.model_copy(update={"schedule": planned})
     return params.model_copy(update=update)
 
 

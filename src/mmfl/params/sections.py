@@ -1,38 +1,74 @@
-"""The sections of a parameter file, each a pydantic model with its defaults."""
+"""The sections of a parameter file, each a pydantic model with its defaults.
+
+Types are strict (`true` and `1.0` are no whole numbers), numbers are finite, and all have bounds.
+An upper one has one of three reasons, which stands beside it: what a machine holds, what a run
+costs, or what float32 can compute with.
+"""
 
 from __future__ import annotations
 
 import difflib
 import functools
+import math
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from mmfl.files import digest
 from mmfl.params.archives import S1_BANDS, S2_TRAINED
-
-SCENARIOS = ("random", "region", "country", "country-season", "tile", "dirichlet")
-ASSIGNMENTS = ("duplicate", "disjoint", "alternate", "both", "mixed")
+from mmfl.params.faults import Fault
+from mmfl.params.registry import ASSIGNMENTS, BACKBONES, SCENARIOS
 
 Policy = Literal["modality", "average", "local"]
 
 
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values are immutable."""
+# Bounds that several sections share.
+WORD = 2**32 - 1  # the largest seed that every generator takes
+IMAGES = 1_000_000  # BigEarthNet, the largest archive here, has 549,488 locations
+BATCH = 65_536  # images of 120 px and 12 bands of so many take 45 GB
+FINITE = 1e30  # float32 ends at 3.4e38: a rate may diverge, its product with a gradient may not
+WEIGHT = 1e6  # of a loss term beside one of weight 1: float32 has 7 digits
+SMALL = 1e-6  # of what is divided by
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+Seed = Annotated[int, Field(ge=0, le=WORD)]
+Weight = Annotated[float, Field(ge=0, le=WEIGHT)]
+Temperature = Annotated[  # a similarity of 1 over a smaller one: differences beyond all digits
+    float, Field(ge=1e-3, le=1e3)
+]
+Name = Annotated[str, Field(min_length=1, max_length=200)]  # a file's name may have 255 bytes
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and other types are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Simulate(Section):
     """The simulated archives (docs/simulated.md)."""
 
-    pairs: int = Field(1200, ge=40, description="locations of `simulated`")
-    tiles: int = Field(120, ge=20, description="locations of `simulated-tiles`")
+    pairs: int = Field(
+        1200, ge=40, le=10_000, description="locations of `simulated`"
+    )  # the tiles hold no more
+    tiles: int = Field(
+        120, ge=20, le=1500, description="locations of `simulated-tiles`"
+    )  # the regions hold no more
     tile_size: int = Field(96, ge=32, le=510, description="pixels of such a tile's side")
-    seed: int = Field(7, ge=0, description="seed of the generator")
-    countries: list[str] = Field(
-        ["Austria", "Finland", "Ireland", "Portugal"], min_length=1, description="countries drawn"
+    seed: Seed = Field(7, description="seed of the generator")
+    countries: list[Name] = Field(
+        ["Austria", "Finland", "Ireland", "Portugal"],
+        min_length=1,
+        max_length=100,
+        description="countries drawn",
     )
     unpaired: float = Field(
         0.05, ge=0, lt=1, description="share of locations that lack one of the two modalities"
@@ -58,7 +94,7 @@ class Split(Section):
     on_error: Literal["stop", "skip"] = Field(
         "stop", description="a patch that cannot be used: stop, or skip it and list it"
     )
-    shard_size: int = Field(4096, ge=1, description="patches in a shard")
+    shard_size: int = Field(4096, ge=1, le=IMAGES, description="patches in a shard")
 
 
 def stored(modality: str) -> str:
@@ -69,25 +105,35 @@ def stored(modality: str) -> str:
 class Partition(Section):
     """Who holds what."""
 
-    modalities: list[str] = Field(
+    modalities: list[Name] = Field(
         ["s1", "s2"],
         min_length=1,
+        max_length=8,  # every subset is scored: 255 of 8
         description="what a client holds apart: the archive's modalities, or parts of them such "
         "as s2-10m, s2-20m; default: all of the archive's",
     )
-    scenario: str = Field(
+    scenario: Name = Field(
         "region",
         description=" | ".join(SCENARIOS) + " | a group column of an archive of one's own; region: "
         "the country (BigEarthNet), hemisphere and biome (Dynamic World)",
     )
-    assignment: str = Field("duplicate", description=" | ".join(ASSIGNMENTS))
-    clients: int = Field(4, ge=1, description="groups of the scenarios `random` and `dirichlet`")
+    assignment: Name = Field("duplicate", json_schema_extra={"enum": list(ASSIGNMENTS)})
+    clients: int = Field(
+        4, ge=1, le=10_000, description="groups of the scenarios `random` and `dirichlet`"
+    )  # each keeps state of its own, a network's size with some algorithms
     alpha: float = Field(
-        0.5, gt=0, le=1e6, description="concentration of the scenario `dirichlet`: small is skewed"
+        0.5,
+        ge=1e-3,  # below, draws are 0 and 1 to float64's last digit
+        le=WEIGHT,
+        description="concentration of the scenario `dirichlet`: small is skewed",
     )
-    seed: int = Field(0, ge=0, description="seed of the partition")
-    countries: list[str] | None = Field(None, description="only these countries; null: all")
-    months: list[int] | None = Field(None, description="only these months (1-12); null: all")
+    seed: Seed = Field(0, description="seed of the partition")
+    countries: list[Name] | None = Field(
+        None, min_length=1, max_length=300, description="only these countries; null: all"
+    )
+    months: list[Annotated[int, Field(ge=1, le=12)]] | None = Field(
+        None, min_length=1, max_length=12, description="only these months (1-12); null: all"
+    )
 
     @field_validator("modalities")
     @classmethod
@@ -102,45 +148,49 @@ class Partition(Section):
     @field_validator("assignment")
     @classmethod
     def _assignment(cls, value: str) -> str:
-        return one_of(value, ASSIGNMENTS, "assignment")
-
-    @field_validator("months")
-    @classmethod
-    def _months(cls, value: list[int] | None) -> list[int] | None:
-        if value is not None and not all(1 <= month <= 12 for month in value):
-            raise ValueError("months are 1 to 12")
-        return value
+        return one_of(value, tuple(ASSIGNMENTS), "assignment")
 
 
 class Model(Section):
     """The network."""
 
-    backbone: Literal["compact", "resnet18", "resnet50"] = "compact"
-    width: int = Field(16, ge=4, description="channels of the compact network's first stage")
+    backbone: Name = Field("compact", json_schema_extra={"enum": list(BACKBONES)})
+    width: int = Field(
+        16, ge=4, le=512, description="channels of the compact network's first stage"
+    )  # its last one has four times as many: those of a ResNet-50
     fusion: Literal["mean", "concat", "logit", "probability"] = "mean"
-    projection: int = Field(128, ge=1, description="outputs of the projection head")
+    projection: int = Field(
+        128, ge=1, le=8192, description="outputs of the projection head"
+    )  # of the literature's; a head has D times as many weights, D up to 2,048
     share_from_stage: int | None = Field(
-        None, ge=1, le=4, description="stages from this one on are shared by all modalities"
+        None, ge=1, le=100, description="stages from this one on are shared by all modalities"
     )
+
+    @field_validator("backbone")
+    @classmethod
+    def _backbone(cls, value: str) -> str:
+        return one_of(value, tuple(BACKBONES), "backbone")
 
 
 class Whitening(Section):
     """FW, used by methods with `+fw`."""
 
     where: Literal["stem", "stem+layer1", "all"] = "stem+layer1"
-    group: int = Field(4, ge=1)
-    epsilon: float = Field(1e-3, gt=0, lt=1)
+    group: int = Field(4, ge=1, le=512)  # a factor costs its cube
+    epsilon: float = Field(1e-3, ge=1e-7, lt=1)  # float32 has 7 digits
     shrinkage: Literal["relative", "absolute"] = "relative"
-    momentum: float = Field(0.1, gt=0, le=1)
-    stride: int = Field(1, ge=1, description="statistics from every stride-th pixel")
+    momentum: float = Field(0.1, ge=SMALL, le=1)
+    stride: int = Field(
+        1, ge=1, le=64, description="statistics from every stride-th pixel"
+    )  # a pixel is left of a map of 64
     method: Literal["cholesky", "zca"] = "cholesky"
 
 
 class Mim(Section):
     """MIM, used by methods with `+mim`."""
 
-    weight: float = Field(0.1, ge=0, description="lambda")
-    temperature: float = Field(0.5, gt=0, description="tau")
+    weight: Weight = Field(0.1, description="lambda")
+    temperature: Temperature = Field(0.5, description="tau")
     negatives: Literal["all", "cross"] = "all"
     bank: Literal["harvest", "fresh", "prototype"] = Field(
         "harvest",
@@ -150,14 +200,19 @@ class Mim(Section):
         "pooled",
         description="features of a whole sample, or of the same pixels (cells of a tile's window)",
     )
-    cells: int = Field(4, ge=1, description="cells along a side, with features: cells")
+    cells: int = Field(
+        4, ge=1, le=64, description="cells along a side, with features: cells"
+    )  # the bank holds their square for each sample
+
+
+ROUNDS = 100_000  # a checkpoint each
 
 
 class Absence(Section):
     """A client that does not contribute to a round, by schedule."""
 
-    round: int = Field(ge=1)
-    client: str
+    round: int = Field(ge=1, le=ROUNDS)
+    client: Name
     what: Literal["fails", "late"] = "fails"
 
 
@@ -171,29 +226,49 @@ class Participation(Section):
     late: float = Field(
         0.0, ge=0, lt=1, description="probability that it trains and its answer comes too late"
     )
-    schedule: list[Absence] = Field([], description="absences beside the drawn ones")
+    schedule: list[Absence] = Field(
+        [], max_length=1000, description="absences beside the drawn ones"
+    )
 
     @model_validator(mode="after")
     def _together(self) -> Participation:
         if self.fails + self.late > 1:
             raise ValueError("fails and late are probabilities; their sum exceeds 1")
+        seen: set[tuple[int, str]] = set()
+        for place, absence in enumerate(self.schedule):
+            if (absence.round, absence.client) in seen:
+                text = f"{absence.client} in round {absence.round} a second time, expected once"
+                raise Fault(("schedule", place), f"found {text}")
+            seen.add((absence.round, absence.client))
         return self
+
+
+TRIALS = 1000  # of a method; each is trained
 
 
 class Tune(Section):
     """Choosing hyper-parameters on the validation split (docs/algorithms.md)."""
 
-    trials: dict[str, dict[str, list[Any]]] = Field(
+    trials: dict[Name, dict[Name, Annotated[list[Any], Field(min_length=1)]]] = Field(
         {}, description="method -> key -> values; every combination is a trial"
     )
+
+    @field_validator("trials")
+    @classmethod
+    def _trials(cls, value: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
+        for method, grid in value.items():
+            count = math.prod(len(values) for values in grid.values())
+            if count > TRIALS:
+                raise Fault((method,), f"found {count:,} combinations, expected at most {TRIALS}")
+        return value
 
 
 class MethodEntry(Section):
     """A row of the comparison: a method and the parameters in which it departs from the rest."""
 
-    method: str
-    label: str | None = None
-    set: dict[str, Any] = Field({}, description="dotted key -> value, e.g. train.normalisation")
+    method: Name
+    label: Name | None = None
+    set: dict[Name, Any] = Field({}, description="dotted key -> value, e.g. train.normalisation")
 
     @functools.cached_property
     def variant(self) -> str:
@@ -201,26 +276,38 @@ class MethodEntry(Section):
         return digest(self.set, 8) if self.set else "default"
 
 
+def _form(item: Any) -> str:
+    return "entry" if isinstance(item, dict | MethodEntry) else "name"
+
+
+Method = Annotated[
+    Annotated[Name, Tag("name")] | Annotated[MethodEntry, Tag("entry")], Discriminator(_form)
+]
+
+
 class Train(Section):
     """Federated training."""
 
-    seeds: list[int] = Field([1, 2, 3], min_length=1)
-    methods: list[str | MethodEntry] = Field(["mf"], min_length=1)
+    seeds: list[Seed] = Field([1, 2, 3], min_length=1, max_length=100)  # a run of each method each
+    methods: list[Method] = Field(["mf"], min_length=1, max_length=200)
     size: int = Field(
-        32, ge=8, description="pixels of a training image's side; of a tile: of a window's"
-    )
-    bands: dict[str, list[str]] = Field(
+        32, ge=8, le=4096, description="pixels of a training image's side; of a tile: of a window's"
+    )  # 12 bands of 4,096 px take 800 MB for one image
+    bands: dict[Name, Annotated[list[Name], Field(min_length=1, max_length=1000)]] = Field(
         {"s1": list(S1_BANDS), "s2": list(S2_TRAINED)},
         description="default: those of the archive",
     )
-    rounds: int = Field(10, ge=1)
-    epochs: int = Field(1, ge=1, description="local epochs of a round")
+    rounds: int = Field(10, ge=1, le=ROUNDS)
+    epochs: int = Field(1, ge=1, le=10_000, description="local epochs of a round")
     window: int = Field(
-        0, ge=0, description="shards whose samples are shuffled together (network disks); 0: all"
+        0,
+        ge=0,
+        le=IMAGES,
+        description="shards whose samples are shuffled together (network disks); 0: all",
     )
-    batch: int = Field(32, ge=2)
+    batch: int = Field(32, ge=2, le=BATCH)
     optimiser: Literal["sgd", "adam"] = "sgd"
-    learning_rate: float = Field(0.05, gt=0)
+    learning_rate: float = Field(0.05, gt=0, le=FINITE)
     momentum: float = Field(0.0, ge=0, lt=1, description="momentum of SGD")
     weights: Literal["size", "uniform"] = "size"
     statistics: Policy = "modality"
@@ -235,8 +322,8 @@ class Train(Section):
         if not value:
             raise ValueError("name at least one modality")
         for modality, bands in value.items():
-            if not bands or len(set(bands)) != len(bands):
-                raise ValueError(f"{modality}: bands must be distinct and at least one")
+            if len(set(bands)) != len(bands):
+                raise Fault((modality,), "bands must be distinct")
         return value
 
     @field_validator("seeds")
@@ -256,25 +343,30 @@ class Evaluate(Section):
     threshold: Literal["half", "validation"] = Field(
         "half", description="0.5, or per class from the validation split"
     )
-    rates: list[int] = Field([0, 25, 50, 75, 100], description="missing rates in percent")
-    batch: int = Field(256, ge=1, description="patches at a time, or windows of tiles")
+    rates: list[Annotated[int, Field(ge=0, le=100)]] = Field(
+        [0, 25, 50, 75, 100], max_length=101, description="missing rates in percent"
+    )
+    batch: int = Field(256, ge=1, le=BATCH, description="patches at a time, or windows of tiles")
     overlap: float = Field(
-        0.5, ge=0, lt=1, description="of a tile's windows of train.size, as a part of their side"
+        0.5,
+        ge=0,
+        le=0.9,  # 100 windows see a pixel
+        description="of a tile's windows of train.size, as a part of their side",
     )
 
     @field_validator("rates")
     @classmethod
     def _rates(cls, value: list[int]) -> list[int]:
-        if not all(0 <= rate <= 100 for rate in value):
-            raise ValueError("rates are percentages, 0 to 100")
         return sorted(set(value))
 
 
 class Report(Section):
     """Tables and the page."""
 
-    baseline: str = Field("mf", description="method that the differences are taken to")
-    gallery: int = Field(6, ge=0, description="test locations shown as pictures")
+    baseline: Name = Field("mf", description="method that the differences are taken to")
+    gallery: int = Field(
+        6, ge=0, le=100, description="test locations shown as pictures"
+    )  # all of them stand in one page
 
 
 def one_of(value: str, known: tuple[str, ...], what: str) -> str:
