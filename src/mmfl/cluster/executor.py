@@ -21,6 +21,8 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from mmfl.cluster.queue import VARIABLE, cancel_left_behind, patience, queue, say
 
+FORGOTTEN = 120  # seconds after which a job that SLURM does not list is given up
+SOON = 5  # seconds until the next question after an answer that was missing or odd
 NEVER = (  # reasons to wait that only another request, or an administrator, ends
     "AssocMax", "BadConstraints", "InvalidAccount", "InvalidQOS", "JobHeld", "PartitionDown",
     "PartitionInactive", "PartitionNodeLimit", "PartitionTimeLimit", "QOSMax",
@@ -38,8 +40,8 @@ class Patient(Executor):  # type: ignore[misc]
     """The plugin's executor, which waits for a silent SLURM up to `patience` and forgets no job.
 
     A query that fails leaves every job where it was; a submission that did not reach the controller
-    is made again; a job that SLURM has forgotten for as long counts as failed, so it is sent again.
-    A silence longer than `patience` ends the run with one line.
+    is made again; a job that SLURM answers nothing about counts as failed and is sent again. A
+    silence longer than `patience` ends the run with one line.
     """
 
     def __init__(self, workflow: Any, logger: Any) -> None:
@@ -152,28 +154,35 @@ class Patient(Executor):  # type: ignore[misc]
             kept.append(job_info)
         seen = {id(job_info) for job_info in kept} | self.settled
         dropped = [job_info for job_info in active_jobs if id(job_info) not in seen]
+        soon = bool(dropped or self.silent)
         if dropped:  # the plugin drops jobs where its query failed
             self.unanswered()
-            self.next_seconds_between_status_checks = 1
         elif active_jobs:
             self.answered()
             kept = self.known(kept)
+        if soon or self.unknown:
+            self.next_seconds_between_status_checks = SOON
         for job_info in [*kept, *dropped]:
             yield job_info
         self.checked = []
 
     def known(self, jobs: list[SubmittedJobInfo]) -> list[SubmittedJobInfo]:
         """Those that SLURM has not forgotten; the others end as failed. Says what never starts."""
+        if not jobs:
+            self.unknown.clear()
         if not jobs or (lines := queue("--states=all")) is None:
             return jobs
         reasons = {i: why if state == "PENDING" else "" for i, state, why, _, _ in lines}
         now, kept = time.monotonic(), []
+        asked = {str(job_info.external_jobid).split("_")[0] for job_info in jobs}
+        self.unknown = {i: since for i, since in self.unknown.items() if i in asked}
         for job_info in jobs:
             job, number = job_info.job, str(job_info.external_jobid).split("_")[0]
             elsewhere = any(job.resources.get(k) for k in ("cluster", "clusters", "slurm_cluster"))
             if number in reasons or elsewhere:
                 self.unknown.pop(number, None)
-            elif now - self.unknown.setdefault(number, now) > self.patience:
+            elif now - self.unknown.setdefault(number, now) > min(FORGOTTEN, self.patience):
+                del self.unknown[number]
                 self.report_job_error(
                     job_info,
                     f"SLURM has forgotten job {number}; what it finished is in the cache",
