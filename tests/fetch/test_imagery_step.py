@@ -73,10 +73,13 @@ def test_one_root(site: Site) -> None:
 
 
 def test_another_choice_has_another_root(site: Site) -> None:
+    site.items.clear()
+    site.s2(baseline="05.00", bands=BANDS["s2"])
+    site.s1()
     first, table = run(site)
-    second, other = run(site, imagery=choice(site, catalogue={"s1_unit": "dB"}))
+    second, other = run(site, imagery=choice(site, catalogue={"offset": "none"}))
     assert first != second and table != other
-    assert not np.array_equal(*[read(root / "imagery", "s1") for root in (first, second)])
+    assert not np.array_equal(*[read(root / "imagery", "s2") for root in (first, second)])
 
 
 def test_no_choice(site: Site) -> None:

@@ -22,6 +22,7 @@ from mmfl.fetch.stac.catalogues import MALFORMED, Item, Service, Unusable, malfo
 from mmfl.fetch.stac.grids import Tile
 from mmfl.fetch.stac.reading import Scene, read_scene, write_scene
 from mmfl.fetch.stac.scenes import LOOSE, apart, passes, sentinel2, taken, window
+from mmfl.fetch.stac.values import Doubtful
 from mmfl.fetch.stac.web import Refused, Web, unsigned
 from mmfl.fetch.transfer import progress_bar
 from mmfl.fetch.watch import Passing, Stopped
@@ -36,6 +37,7 @@ SCENES = "scenes.csv"
 LABEL = "label"  # in an outcome's file beside the columns: the tile's key
 OK, NO_SCENE, NO_COVERAGE = "ok", "no scene", "no coverage"
 TOO_LITTLE, UNUSABLE, FAILED = "too little coverage", "unusable scene", "failed"
+DOUBTFUL = "doubtful values"
 GIVE_UP = 16  # failures in a row after which the service is taken to be away
 Row = dict[str, Any]
 
@@ -83,7 +85,20 @@ def fetch_imagery(
         rows = list(_each(run.row, jobs, stop, parallel, progress))
         rows.sort(key=lambda row: (row["tile"], row["modality"]))
         write_text(folder / SCENES, table(rows))
+    _tell(rows, folder / SCENES)
     return folder
+
+
+def _tell(rows: Sequence[Row], scenes: Path) -> None:
+    """Warn of what nobody expects: that no pair is found is an outcome as any other."""
+    for doubt, found in (
+        (DOUBTFUL, [row for row in rows if row["outcome"] == DOUBTFUL]),
+        ("ok against a statement", [row for row in rows if row["outcome"] == OK and row["reason"]]),
+    ):
+        if found:
+            text = "%s: %d of %d images: %s, e.g. %s %s (%s)"
+            first = found[0]["tile"], found[0]["modality"], found[0]["reason"]
+            log.warning(text, scenes, len(found), len(rows), doubt, *first)
 
 
 def check(scenes: Path) -> None:
@@ -221,7 +236,7 @@ class _Run:
             self._in_a_row = self._in_a_row + 1 if failed else 0
 
     def _choose(self, service: Service, modality: str, tile: Tile) -> tuple[Row, Scene | None]:
-        """The first candidate with enough pixels, or why there is none."""
+        """The first candidate with enough pixels that are what they are said to be, or why none."""
         days, least = self.imagery.days, self.imagery.coverage
         start, end = window(tile, modality, days)
         items = service.search(tile.area, start, end)
@@ -243,9 +258,13 @@ class _Run:
             return {"outcome": NO_COVERAGE, "reason": reason}, None
         best: Scene | None = None
         faults: list[str] = []
+        doubts: list[str] = []
         for candidate in covering:
             try:
                 scene = read_scene(service, modality, tile, candidate, bands, least)
+            except Doubtful as error:
+                doubts.append(str(error))
+                continue
             except Unusable as error:
                 faults.append(str(error))
                 continue
@@ -255,7 +274,11 @@ class _Run:
             if best is None or scene.valid > best.valid:
                 best = scene
             if scene.valid >= least:
-                return {"outcome": OK, **_facts(tile, scene), "sha256": scene.sha256}, scene
+                facts = {**_facts(tile, scene), "sha256": scene.sha256}
+                note = "; ".join([*doubts, *([scene.note] if scene.note else [])])
+                return {"outcome": OK, "reason": note, **facts}, scene
+        if doubts:
+            return {"outcome": DOUBTFUL, "reason": doubts[0]}, None
         if best is None:
             return {"outcome": UNUSABLE, "reason": faults[0]}, None
         reason = f"found {best.valid:.1%} of the pixels, expected {least:.1%}"

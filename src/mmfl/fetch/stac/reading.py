@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,16 @@ from rasterio.errors import RasterioError
 from mmfl.errors import UserError
 from mmfl.fetch.stac.catalogues import Item, Remote, Service, Unusable
 from mmfl.fetch.stac.grids import Tile, onto_grid
-from mmfl.fetch.stac.scenes import decibels, reflectance, scale_offset, taken
+from mmfl.fetch.stac.scenes import taken
+from mmfl.fetch.stac.values import (
+    UNITS,
+    Meaning,
+    check_unit,
+    decibels,
+    meaning,
+    no_power,
+    settle,
+)
 from mmfl.files import atomic
 
 TRIES = 3  # of a file that looks damaged
@@ -31,13 +40,17 @@ KIND = {"s1": np.float32, "s2": np.uint16}
 
 @dataclass(frozen=True)
 class Scene:
-    """What was read: pixels (bands, height, width), the items they are from, valid share."""
+    """What was read: pixels (bands, height, width), the items they are from, valid share.
+
+    `note` tells what contradicted the rule, and why it holds all the same.
+    """
 
     pixels: np.ndarray[Any, Any]
     items: tuple[Item, ...]
     hrefs: tuple[str, ...]
     rule: str
     valid: float
+    note: str = ""
 
     @property
     def sha256(self) -> str:
@@ -56,12 +69,14 @@ def read_scene(
 
     Raises:
         Unusable: no grid, no offset stated, no such asset, or damaged.
+        Doubtful: its pixels contradict what the item says of them.
         Passing: the service does not answer.
     """
+    if modality == "s2":
+        return _optical(service, tile, items[0], bands, least)
     layers: list[np.ndarray[Any, Any]] = []
     used: dict[str, Item] = {}
     hrefs: list[str] = []
-    rules: list[str] = []
     whole = np.ones((tile.height, tile.width), bool)
     for band in bands:
         layer = np.full(whole.shape, GAP[modality], KIND[modality])
@@ -69,20 +84,42 @@ def read_scene(
         for item in sorted(items, key=lambda item: (taken(item), item["id"])):
             if valid.all():
                 break
-            values, rule = _band(service, modality, tile, item, band)
-            new = ~_gaps(values) & ~valid
+            values = _backscatter(service, tile, item, band)
+            new = np.isfinite(values) & ~valid
             layer[new] = values[new]
             valid |= new
             used[item["id"]] = item
             hrefs.append(service.href(item, band))
-            rules += [] if rule in rules else [rule]
         layers.append(layer)
         whole &= valid
         if whole.mean() < least:
             break
-    return Scene(
-        np.stack(layers), tuple(used.values()), tuple(hrefs), "; ".join(rules), float(whole.mean())
-    )
+    rule = UNITS[service.catalogue.s1_unit]
+    return Scene(np.stack(layers), tuple(used.values()), tuple(hrefs), rule, float(whole.mean()))
+
+
+def _optical(service: Service, tile: Tile, item: Item, bands: Sequence[str], least: float) -> Scene:
+    """A Sentinel-2 scene. What its numbers mean is settled when all bands are there."""
+    meanings: dict[str, Meaning] = {}
+    numbers: dict[str, np.ndarray[Any, Any]] = {}
+    hrefs: list[str] = []
+    whole = np.ones((tile.height, tile.width), bool)
+    for band in bands:
+        asset = service.catalogue.assets[band]
+        meanings[band] = meaning(item, asset, service.catalogue.offset)
+        hrefs.append(service.href(item, band))
+        numbers[band] = _raw(service, tile, item, band, hrefs[-1], _no_number, 0)
+        whole &= numbers[band] != 0
+        if whole.mean() < least:
+            break
+    valid = float(whole.mean())
+    if valid < least:  # its pixels are not used
+        empty = np.zeros((len(numbers), tile.height, tile.width), np.uint16)
+        rule = "; ".join(dict.fromkeys(one.rule for one in meanings.values()))
+        return Scene(empty, (item,), tuple(hrefs), rule, valid)
+    settled = settle(item, numbers, meanings)
+    pixels = np.stack([settled.pixels[band] for band in bands])
+    return Scene(pixels, (item,), tuple(hrefs), settled.rule, valid, settled.note)
 
 
 def write_scene(path: Path, modality: str, tile: Tile, scene: Scene, bands: Sequence[str]) -> None:
@@ -116,23 +153,30 @@ def _write(path: Path, modality: str, tile: Tile, scene: Scene, bands: Sequence[
         target.descriptions = tuple(bands)
 
 
-def _band(
-    service: Service, modality: str, tile: Tile, item: Item, band: str
-) -> tuple[np.ndarray[Any, Any], str]:
-    """One band of one item in the archive's unit, and the rule of its offset or unit."""
-    unit, href = service.catalogue.s1_unit, service.href(item, band)
-    if modality == "s2":
-        asset = service.catalogue.assets[band]
-        scale, offset, rule = scale_offset(item, asset, service.catalogue.offset)
-        return reflectance(_raw(service, tile, item, band, href, 0, 0), scale, offset), rule
-    missing = 0 if unit == "linear" else np.nan
-    power = _raw(service, tile, item, band, href, missing, np.nan)
-    return decibels(power, unit), "10 log10 of linear power" if unit == "linear" else "dB: as it is"
+def _backscatter(service: Service, tile: Tile, item: Item, band: str) -> np.ndarray[Any, Any]:
+    """One band of one Sentinel-1 item in dB, NaN in gaps."""
+    unit, asset = service.catalogue.s1_unit, service.catalogue.assets[band]
+    seen: list[np.ndarray[Any, Any]] = []
+
+    def gaps(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        seen.append(values)
+        return no_power(values, unit)
+
+    href = service.href(item, band)
+    values = _raw(service, tile, item, band, href, gaps, np.nan)
+    if seen:
+        check_unit(item, asset, unit, seen[-1])
+    return decibels(values, unit)
+
+
+def _no_number(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return (values == 0) | ~np.isfinite(values)
 
 
 def _raw(
-    service: Service, tile: Tile, item: Item, band: str, href: str, missing: float, empty: float
-) -> np.ndarray[Any, Any]:
+    service: Service, tile: Tile, item: Item, band: str, href: str,
+    gaps: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]], empty: float,
+) -> np.ndarray[Any, Any]:  # fmt: skip
     """The asset on the tile's grid, in its own unit. A damaged file is read `TRIES` times."""
     problem = ""
     for attempt in range(TRIES):
@@ -145,7 +189,7 @@ def _raw(
                 rasterio.open(f"{band}.tif", opener=remote.opened) as source,
             ):
                 _check_grid(item, source)
-                values = onto_grid(source, tile, missing, empty)
+                values = onto_grid(source, tile, gaps, empty)
         except (RasterioError, CPLE_BaseError) as error:
             problem = " ".join(re.sub(r"/vsi\w+/", "", str(error)).split())  # a random folder
         else:
@@ -158,6 +202,8 @@ def _raw(
 
 
 def _check_grid(item: Item, source: rasterio.DatasetReader) -> None:
+    if source.dtypes[0] in ("uint8", "int8") or "complex" in source.dtypes[0]:
+        raise Unusable(f"{item['id']} has pixels of {source.dtypes[0]}, a picture or no intensity")
     if source.crs is None and source.gcps[0]:
         raise Unusable(
             f"{item['id']} carries ground control points instead of a grid: a plain GRD, which is "
@@ -165,7 +211,3 @@ def _check_grid(item: Item, source: rasterio.DatasetReader) -> None:
         )
     if source.crs is None:
         raise Unusable(f"{item['id']} has no georeference")
-
-
-def _gaps(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.isnan(values) if values.dtype.kind == "f" else values == 0

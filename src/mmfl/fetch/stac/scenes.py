@@ -1,4 +1,4 @@
-"""Which scenes belong to a tile, and what their pixels mean. Nothing is fetched here."""
+"""Which scenes belong to a tile. Nothing is fetched here."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-import numpy as np
-
-from mmfl.fetch.stac.catalogues import MALFORMED, Item, Unusable, malformed
+from mmfl.fetch.stac.catalogues import MALFORMED, Item, malformed
 from mmfl.fetch.stac.grids import Tile
+from mmfl.fetch.stac.values import version
 from mmfl.fetch.stac.web import instant
 
 SLICE = timedelta(seconds=60)  # slices of one Sentinel-1 pass follow each other within
 SWATH = timedelta(hours=1)  # a catalogue may give a tile's own time, after the datatake's start
 LOOSE = 0.05  # footprints are that much less exact than pixels
-OFFSET = -1000  # of digital numbers since processing baseline 04.00
-SINCE = 4.0
 SENSING = re.compile(r"(?:^|_)(\d{8}T\d{6})(?:_|$)")
 MGRS = re.compile(r"(?:^|[_-])T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?:[_.]|$)")
 
@@ -94,7 +90,7 @@ def sentinel2(tile: Tile, items: Sequence[Item]) -> list[list[Item]]:
     else:
         found = judged(items, lambda item: tile.covered([item["geometry"]]) > 1 - LOOSE)
     found.sort(key=lambda item: not _same_crs(item, tile))
-    found.sort(key=_version, reverse=True)
+    found.sort(key=version, reverse=True)
     return [[item] for item in found]
 
 
@@ -125,44 +121,6 @@ def apart(tile: Tile, items: Sequence[Item]) -> float:
     return min(gaps) / timedelta(days=1)
 
 
-def scale_offset(item: Item, asset: str, rule: str) -> tuple[float, float, str]:
-    """Scale and offset from digital numbers to reflectance, and in words by which rule.
-
-    Raises:
-        Unusable: the item does not say what the rule needs.
-    """
-    properties = item["properties"]
-    if rule == "none":
-        return 1e-4, 0.0, "none: reflectance x 10,000"
-    if rule == "earth-search" and properties.get("earthsearch:boa_offset_applied") is True:
-        return 1e-4, 0.0, "earthsearch:boa_offset_applied true: 0"
-    if rule in ("earth-search", "baseline"):
-        text = properties.get("s2:processing_baseline")
-        baseline = _number(text)
-        if baseline is None:
-            raise Unusable(f"{item['id']} has no s2:processing_baseline, which tells its offset")
-        shift = OFFSET if baseline >= SINCE else 0
-        return 1e-4, shift * 1e-4, f"s2:processing_baseline {text}: {shift}"
-    scale, offset, source = _stated(item["assets"][asset])
-    if scale is None or offset is None:
-        raise Unusable(f"{item['id']}: asset {asset} states no scale and offset")
-    return scale, offset, f"{source}: scale {scale:g}, offset {offset:g}"
-
-
-def reflectance(numbers: np.ndarray[Any, Any], scale: float, offset: float) -> np.ndarray[Any, Any]:
-    """Reflectance x 10,000 as uint16. 0 is no data before and after; a pixel with data is >= 1."""
-    values = np.rint((numbers * np.float64(scale) + offset) * 10_000)
-    return np.where(numbers == 0, 0, np.clip(values, 1, 65_535)).astype(np.uint16)
-
-
-def decibels(power: np.ndarray[Any, Any], unit: str) -> np.ndarray[Any, Any]:
-    """float32 dB of linear power (or of dB); NaN where there is no data or no power."""
-    values = power.astype(np.float64)
-    if unit == "linear":
-        values = 10 * np.log10(np.where(values > 0, values, np.nan))
-    return np.where(np.isfinite(values), values, np.nan).astype(np.float32)
-
-
 def _compact(text: str) -> datetime:
     return datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
 
@@ -186,13 +144,6 @@ def _is_of(item: Item, product: Product) -> bool:
     return timedelta(0) <= taken(item) - product.sensing + timedelta(seconds=1) <= SWATH
 
 
-def _version(item: Item) -> tuple[float, str]:
-    """Processing baseline and time of making, to be compared."""
-    properties = item["properties"]
-    text = properties.get("s2:processing_baseline") or properties.get("processing:version")
-    return _number(text) or 0.0, str(properties.get("s2:generation_time", ""))
-
-
 def _same_crs(item: Item, tile: Tile) -> bool:
     properties = item["properties"]
     return tile.crs in (properties.get("proj:code"), f"EPSG:{properties.get('proj:epsg')}")
@@ -214,24 +165,3 @@ def _track(item: Item) -> tuple[str, str]:
     properties = item["properties"]
     orbit = properties.get("sat:absolute_orbit") or properties.get("sat:relative_orbit")
     return str(properties.get("platform", "")).lower(), str(orbit or "")
-
-
-def _number(text: Any) -> float | None:
-    """A finite number, or None."""
-    try:
-        number = float(text)
-    except (OverflowError, TypeError, ValueError):
-        return None
-    return number if np.isfinite(number) else None
-
-
-def _stated(asset: dict[str, Any]) -> tuple[float | None, float | None, str]:
-    """Scale, offset and where they stand: raster:bands, or STAC 1.1's bands or the asset."""
-    old = (asset.get("raster:bands") or [{}])[0]
-    if "scale" in old:
-        return _number(old["scale"]), _number(old.get("offset", 0)), "raster:bands"
-    band = {**asset, **(asset.get("bands") or [{}])[0]}
-    if "raster:scale" in band:
-        offset = _number(band.get("raster:offset", 0))
-        return _number(band["raster:scale"]), offset, "raster:offset"
-    return None, 0.0, ""

@@ -293,7 +293,7 @@ def _token(answer: requests.Response) -> tuple[str, float]:
 
 
 def instant(text: str) -> datetime:
-    """A time of RFC 3339 as catalogues write it, UTC where it states no zone.
+    """A time of RFC 3339 as catalogues write it, in UTC, which is its zone where it states none.
 
     Raises:
         ValueError: it is none.
@@ -302,4 +302,4 @@ def instant(text: str) -> datetime:
     second = re.fullmatch(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:)60(.*)", text)  # a leap second
     time_ = datetime.fromisoformat(f"{second[1]}59{second[2]}" if second else text)
     time_ += timedelta(seconds=1 if second else 0)
-    return time_ if time_.tzinfo else time_.replace(tzinfo=UTC)
+    return (time_ if time_.tzinfo else time_.replace(tzinfo=UTC)).astimezone(UTC)
