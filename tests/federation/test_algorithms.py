@@ -111,15 +111,14 @@ def test_workers_end_when_their_parent_is_gone(store, tmp_path):
     if child == 0:
         with Workers(3, lambda place: (fed.task, fed.strategy)) as workers:
             os.write(writer, " ".join(str(p.pid) for p in workers._processes).encode())
-            time.sleep(60)
+            time.sleep(6000)
     os.close(writer)
     pids = [int(pid) for pid in os.read(reader, 100).split()]
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    deadline = time.monotonic() + 20
-    while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
+    assert len(pids) == 3
+    while any(_alive(pid) for pid in pids):  # for ever, if one outlives it
         time.sleep(0.05)
-    assert len(pids) == 3 and not any(_alive(pid) for pid in pids)
 
 
 def _alive(pid):

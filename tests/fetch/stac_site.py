@@ -66,6 +66,7 @@ class Site:
     bearer: bool = False  # assets need the header
     ranges: bool = True
     slow: float = 0.0  # seconds of an answer's work
+    together: int = 0  # answers wait until once so many were asked for at a time
     token: int = 0
     life: float = 3600.0  # seconds of a token
     faults: dict[str, list[Fault]] = field(default_factory=dict)  # path -> of the next answers
@@ -240,6 +241,9 @@ def serving(folder: Path) -> Iterator[Site]:
                 fault = faults.pop(0) if faults else Fault()
             try:
                 time.sleep(site.slow)
+                end = time.monotonic() + 60  # of a test that fails
+                while site.most < site.together and time.monotonic() < end:
+                    time.sleep(0.005)
                 self._answer(path, body, fault)
             except OSError:  # the client went away
                 self.close_connection = True

@@ -211,10 +211,11 @@ def test_503_then_ok(site, tmp_path: Path) -> None:
 def test_retry_after_goes_first(site, tmp_path: Path, status: int, date: bool) -> None:
     slept: list[float] = []
     site.statuses = [status]
-    site.headers = {"Retry-After": formatdate(time.time() + 7, usegmt=True) if date else "7"}
+    date_ = formatdate(time.time() + 250, usegmt=True)
+    site.headers = {"Retry-After": date_ if date else "250"}
     get(site, tmp_path, pause=100.0, stop=pauses(slept))
     assert len(slept) == 1
-    assert 4 <= slept[0] <= 7
+    assert 100 < slept[0] <= 250 and (date or slept[0] == 250)
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -351,9 +352,8 @@ def test_killed_again_and_again(site, tmp_path: Path) -> None:
     site.slow = 0.02
     for least in (300_000, 1_500_000):
         child = start(site, tmp_path)
-        deadline = time.monotonic() + 60
         while sum(part.stat().st_size for part in tmp_path.glob("*/*.part")) < least:
-            assert time.monotonic() < deadline and child.poll() is None
+            assert child.poll() is None
             time.sleep(0.01)
         child.send_signal(signal.SIGKILL)
         child.wait()
@@ -366,7 +366,7 @@ def test_killed_again_and_again(site, tmp_path: Path) -> None:
 def test_two_at_once_fetch_once(site, tmp_path: Path) -> None:
     site.slow = 0.005
     children = [start(site, tmp_path) for _ in range(2)]
-    assert [child.wait(60) for child in children] == [0, 0]
+    assert [child.wait() for child in children] == [0, 0]
     assert len(site.asked) == 1
 
 

@@ -25,7 +25,6 @@ def main() -> None:
     while "STUB_WAITS" in os.environ and not Path(os.environ["STUB_WAITS"]).exists():
         time.sleep(0.05)
     if given.step == "simulate":
-        time.sleep(float(os.environ.get("STUB_SECONDS", 0)))
         return
     code = "report" if given.step == "page" else given.step
     params = frozen.check(Path(given.params), code).of(given.archive)
