@@ -105,6 +105,11 @@ def test_what_was_chosen_is_what_is_committed() -> None:
         assert numbers == [float(value) for value in values.values()], method
 
 
+def test_pictures_of_earlier_results_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "shown", lambda archive: "another")
+    assert tables.pictures().startswith("(docs/page.png and docs/tiles.png: taken of earlier")
+
+
 # Names
 
 

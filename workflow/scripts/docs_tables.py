@@ -3,6 +3,7 @@
     python workflow/scripts/docs_tables.py              # after `dvc repro` or `snakemake tuned`
     python workflow/scripts/docs_tables.py --check      # exit status 1 where one is out of date
     python workflow/scripts/docs_tables.py --keep-comparison  # configs/comparison.yaml has just run
+    python workflow/scripts/docs_tables.py --keep-pictures    # docs/*.png have just been taken
 
 A block of a page begins with `<!-- table: NAME -->` and ends with `<!-- end -->`; what stands
 between them is written here. The comparison runs in the folder of the default experiment, so its
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import re
 import shutil
 import subprocess
@@ -26,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCENARIO = "region-duplicate-p0"
 PAGES = ("README.md", "docs/*.md")
 BLOCK = re.compile(r"<!-- table: (.+?) -->\n(.*?)<!-- end -->", re.DOTALL)
+PICTURES = {"docs/page.png": "simulated", "docs/tiles.png": "simulated-tiles"}
 KINDS = {
     "score": "score (mean over seeds)",
     "difference": "difference to the baseline",
@@ -95,7 +98,10 @@ def kept(name: str) -> str:
 
 def cost() -> str:
     wanted = ("FLOPs per sample", "Up", "Down", "Rounds to target", "Traffic to target")
-    return columns(kept("cost.md"), lambda i, name: i == 0 or name in wanted)
+    text = kept("cost.md")
+    if missing := set(wanted) - set(rows_of(text)[0]):
+        raise Fault(f"docs/comparison/cost.md: has no column {', '.join(sorted(missing))}")
+    return columns(text, lambda i, name: i == 0 or name in wanted)
 
 
 def trials() -> list[dict[str, str]]:
@@ -148,6 +154,21 @@ def tolerance() -> str:
     return table(rows)
 
 
+def shown(archive: str) -> str:
+    """Digest of the table whose numbers a picture of an archive's page shows."""
+    text = read(ROOT / f"results/{archive}/{SCENARIO}/tables/comparison.csv")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def pictures() -> str:
+    """Whether the README's pictures are of the committed results."""
+    taken = yaml.safe_load(read(ROOT / "docs/pictures.yaml"))
+    old = [name for name, archive in PICTURES.items() if taken[name] != shown(archive)]
+    if old:
+        return f"({' and '.join(old)}: taken of earlier results; the numbers of today differ.)\n"
+    return "(Both pictures are of the committed results.)\n"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "default simulated": lambda: default("simulated"),
     "default simulated-tiles": lambda: default("simulated-tiles"),
@@ -155,6 +176,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "comparison": lambda: comparison(kept("comparison.md")),
     "comparison cost": cost,
     "chosen": chosen,
+    "pictures": pictures,
     "tolerance": tolerance,
 }
 
@@ -200,12 +222,16 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true", help="change nothing")
     parser.add_argument("--keep-comparison", action="store_true", help="take its tables over")
+    parser.add_argument("--keep-pictures", action="store_true", help="they are of these results")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT / "src"))
     stale = []
     try:
         if given.keep_comparison:
             keep_comparison()
+        if given.keep_pictures:
+            taken = {name: shown(archive) for name, archive in PICTURES.items()}
+            (ROOT / "docs/pictures.yaml").write_text(yaml.safe_dump(taken), encoding="utf-8")
         for page in sorted(path for pattern in PAGES for path in ROOT.glob(pattern)):
             text = read(page)
             if (new := written(text, page)) != text:
