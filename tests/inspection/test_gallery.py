@@ -74,7 +74,8 @@ def made(tmp_path):
         ):
             target.write(np.full((1, height, width), 1, np.uint8))
     pd.DataFrame(
-        {"pair": PAIRS, "file": [f"{p}.tif" for p in PAIRS], "labels": [[0]] * 5,
+        {"model": "all", "state": "", "pair": PAIRS,
+         "file": [f"{p}.tif" for p in PAIRS], "labels": [[0]] * 5,
          "probabilities": [[0.7, 0.5]] * 5}
     ).to_parquet(tmp_path / "scores/predictions.parquet")  # fmt: skip
     return tmp_path

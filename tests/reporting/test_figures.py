@@ -27,14 +27,18 @@ def test_equal_data_give_equal_bytes(tmp_path):
 def test_a_figure_without_data_says_so(tmp_path):
     empty = {
         "learning": figures.learning(
-            pd.DataFrame(columns=["run", "seed", "round", "value"]), LABELS, "mf", MULTI
+            pd.DataFrame(columns=["run", "seed", "round", "value", "state"]), LABELS, "mf", MULTI
         ),
         "missing": figures.missing(
-            pd.DataFrame(columns=["run", "removed", "rate", "mean"]), LABELS, "mf", MULTI
+            pd.DataFrame(columns=["run", "removed", "rate", "mean"]),
+            LABELS,
+            "mf",
+            MULTI,
+            several=False,
         ),
         "classes": figures.classes(pd.DataFrame(), LABELS),
         "differences": figures.forest(DELTAS[:0], LABELS, "mf", MULTI),
-        "confusion": figures.confusion(pd.DataFrame()),
+        "confusion": figures.confusion(pd.DataFrame(), MULTI),
     }
     assert set(empty) == set(texts.captions(PIXEL)) == set(FIGURES)
     for name, figure in empty.items():
@@ -50,16 +54,15 @@ def test_many_methods_have_a_panel_each(tmp_path):
             for run in labels for q in ("s1", "s2") for rate in (0, 50, 100)
         ]
     )  # fmt: skip
-    apart = figures.missing(curves, labels, "r0", MULTI)
+    apart = figures.missing(curves, labels, "r0", MULTI, several=True)
     shown = [ax for ax in apart.axes if ax.get_visible()]
     assert [ax.get_title("left") for ax in shown] == list(labels.values())
     assert len(shown[0].lines) == 2 and len(shown[1].lines) == 4  # with the baseline's
     few = {run: labels[run] for run in list(labels)[:3]}
-    assert len(figures.missing(curves, few, "r0", MULTI).axes) == 2
+    assert len(figures.missing(curves, few, "r0", MULTI, several=True).axes) == 2
     for name in ("one", "two"):
-        figures.save(
-            tmp_path / name, "missing", figures.missing(curves, labels, "r0", MULTI), curves
-        )
+        drawn = figures.missing(curves, labels, "r0", MULTI, several=True)
+        figures.save(tmp_path / name, "missing", drawn, curves)
     one, two = ((tmp_path / name / "missing.svg").read_bytes() for name in ("one", "two"))
     assert one == two
 

@@ -28,7 +28,7 @@ CLASSES = [
     "Inland waters", "Marine waters",
 ]  # fmt: skip
 COLUMNS = ["kind", "policy", "modalities", "removed", "rate", "client", "class", "metric", "value",
-           "patches", "classes"]  # fmt: skip
+           "patches", "classes", "models", "models_asked", "state"]  # fmt: skip
 COVERS = ["Water", "Trees", "Grass", "Flooded vegetation", "Crops", "Shrub and scrub", "Built area",
           "Bare ground", "Snow and ice"]  # fmt: skip
 TASKS = {  # archive, classes, scores and by how much they differ from the first, scores per class
@@ -135,7 +135,14 @@ def _write_scores(
     def add(value: float, **head: Any) -> None:
         for metric, shift in metrics.items():
             rows.append(
-                head | {"metric": metric, "value": value + shift, "classes": len(classes[:18])}
+                head
+                | {
+                    "metric": metric,
+                    "value": value + shift,
+                    "classes": len(classes[:18]),
+                    "models": 1,
+                    "models_asked": 1,
+                }
             )
 
     loss = {"s1+s2": 0.0, "s1": 0.11, "s2": 0.04}
@@ -170,7 +177,7 @@ def _write_scores(
                          "patches": 561})  # fmt: skip
     rows.append({"kind": "pooled_statistics", "modalities": "s1", "patches": 12})
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    for column in ("rate", "patches", "classes"):
+    for column in ("rate", "patches", "classes", "models", "models_asked"):
         frame[column] = frame[column].astype("Int64")
     frame.to_csv(paths["scores"], index=False)
 
@@ -184,6 +191,8 @@ def _write_predictions(path: Path, rng: np.random.Generator, task: str) -> None:
     ]
     pd.DataFrame(
         {
+            "model": "all",
+            "state": "",
             "pair": [f"pair-{i:03d}" for i in range(60)],
             "labels": labels,
             "probabilities": list(rng.random((60, len(CLASSES)), dtype=np.float32)),
@@ -202,8 +211,8 @@ def _write_confusions(path: Path, rng: np.random.Generator) -> None:
             chance = rng.dirichlet(np.where(np.arange(len(COVERS)) == place, 4.0, 0.3))
             matrix[place] = rng.multinomial(count, chance)
         name = f"tile-{tile:03d}"
-        rows.append({"pair": name, "file": f"{name}.tif", "complete": tile % 8 != 0,
-                     "confusion": matrix.ravel()})  # fmt: skip
+        rows.append({"model": "all", "state": "", "pair": name, "file": f"{name}.tif",
+                     "complete": tile % 8 != 0, "confusion": matrix.ravel()})  # fmt: skip
     pd.DataFrame(rows).to_parquet(path, index=False)
 
 
@@ -234,7 +243,7 @@ def _write_run(paths: dict, method: str, variant: str, seed: int, level: float, 
         "flops_per_sample": 9.7e6 * trains * (1.08 if "fw" in method else 1),
         "flops": 2.9e11 * trains,
         "parameters_count": 181_203 if trains else 19, "bytes_up": count, "bytes_down": count,
-        "rounds": 12 * trains, "train_locations": 1180,
+        "rounds": 12 * trains, "diverged": None, "train_locations": 1180,
     }  # fmt: skip
     paths["run"].write_text(json.dumps(described))
     measured = {"seconds": 20 + 5 * rng.random(), "seconds_per_round": 1.8, "peak_memory_mb": 640.2,

@@ -272,7 +272,9 @@ def test_pixel_tables_have_the_task_s_scores(tiles):
 
 def test_the_bootstrap_stands_in_the_baseline_s_row_and_in_the_notes(tiles, made):
     frame = read_csv(tiles["out"] / "tables" / "comparison.csv").set_index("run")
-    confusions = read_confusions([r for r in tiles["runs"] if key(r) == "mf"], len(COVERS))
+    found = read_confusions([r for r in tiles["runs"] if key(r) == "mf"], len(COVERS))
+    confusions = found.matrices
+    assert (found.seeds, found.asked, found.complete) == (3, 3, True)
     assert confusions.shape == (3, TILES - TILES // 8, len(COVERS), len(COVERS))  # complete ones
     low, high = frame.loc["mf", ["tiles_low", "tiles_high"]]
     assert low < np.mean([mean_iou(m) for m in confusions.sum(axis=1)]) < high

@@ -14,14 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from mmfl.models.ensemble import Ensemble, Expert
-from mmfl.params.tasks import Task
+from mmfl.params.tasks import DIVERGED, Task
 
 COLUMNS = (
     "kind", "policy", "modalities", "removed", "rate", "client", "class",
     "metric", "value", "patches", "classes", "models", "models_asked", "state",
 )  # fmt: skip
-DIVERGED = "diverged"
-"""State of a row whose value is empty because a model's answers were not finite."""
 
 Row = dict[str, Any]
 Mask = dict[str, np.ndarray]
@@ -100,9 +98,9 @@ def union_rows(
 
     Subset rows and curves are on the locations with every modality; the others have a row of
     their own. With several ensembles (local models) values are means over those that can answer:
-    `models` of `models_asked`. If one of them has diverged, there is no value, and the state says
-    so. `detailed` adds curves, classes and validation. The answers are those to all that is
-    available.
+    `models` of `models_asked`. If one of them has diverged (an answer is not finite), there is no
+    value, and the state says so. `detailed` adds curves, classes and validation. The answers are
+    those to all that is available.
     """
     modalities = sorted(bench.present)
     held = available(bench, test)

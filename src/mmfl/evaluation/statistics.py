@@ -90,12 +90,13 @@ def summarise(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """A row per group of equal `by` (empty cells are a value of their own), in order of appearance.
 
     Args:
-        frame: a row per seed, with the column `value`; empty values are left out.
+        frame: a row per seed, with the column `value`; empty values are in no mean.
 
     Returns:
-        `by`, mean, sd, low, high, n: what `interval` gives for each group.
+        `by`, mean, sd, low, high, n: what `interval` gives for each group; n counts the values,
+        and where it is 0 there is no mean.
     """
-    groups = frame.dropna(subset=["value"]).groupby(list(by), sort=False, dropna=False)["value"]
+    groups = frame.groupby(list(by), sort=False, dropna=False)["value"]
     found = groups.agg(mean="mean", sd="std", n="count").reset_index()
     half = _half(found["sd"], found["n"])
     found["low"], found["high"] = found["mean"] - half, found["mean"] + half
@@ -108,7 +109,8 @@ def differences(
     """Paired differences to one value of the column `entity`, over the seeds that both have.
 
     Args:
-        frame: a row per seed, with the columns seed and value.
+        frame: a row per seed, with the columns seed and value; perhaps tested: a p-value is taken
+            where it holds in all rows of both sides.
         by: what is held equal in a comparison.
         family: columns within which p-values are corrected together (Holm).
 
@@ -117,16 +119,20 @@ def differences(
         (p-values corrected together): what `paired` gives;
         no row for the baseline itself, nor where there is no common seed.
     """
-    known = frame.dropna(subset=["value"])
+    known = frame.assign(tested=frame.get("tested", True)).dropna(subset=["value"])
     own, base = known[known[entity] != baseline], known[known[entity] == baseline]
     keys = [*by, "seed"]
-    both = own.merge(base[[*keys, "value"]], on=keys, suffixes=("", "_base"))
+    both = own.merge(base[[*keys, "value", "tested"]], on=keys, suffixes=("", "_base"))
     both["value"] = both["value"] - both["value_base"]
+    both["tested"] = both["tested"] & both["tested_base"]
     found = summarise(both, [*by, entity])
+    groups = both.groupby([*by, entity], sort=False, dropna=False)
+    tested = groups["tested"].all().to_numpy(bool)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = found["mean"].abs() / (found["sd"] / np.sqrt(found["n"]))
     p = pd.Series(2 * stdtr((found["n"] - 1).clip(lower=1), -t), found.index)
-    found["p"] = p.mask((found["sd"] == 0) & (found["mean"] == 0), 1.0).where(found["sd"].notna())
+    p = p.mask((found["sd"] == 0) & (found["mean"] == 0), 1.0)
+    found["p"] = p.where(found["sd"].notna() & tested)
     found["p_holm"], found["tests"] = np.nan, 0
     for _, group in found.groupby(list(family), sort=False, dropna=False):
         listed = [None if pd.isna(p) else float(p) for p in group["p"]]

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmfl.params.tasks import DIVERGED
 from mmfl.strategies.base import Server, Update
 
 Row = dict[str, Any]
-DIVERGED = "diverged"
 
 
 def server_row(server: Server, updates: Sequence[Update], score: float | None) -> Row:

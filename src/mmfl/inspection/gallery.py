@@ -33,8 +33,8 @@ def load_gallery(
         patches: data/patches/<archive>.
         count: locations; 0 for none.
         pairs: the locations to choose from; all by default.
-        predictions: predictions.parquet, whose locations are shown with what was predicted;
-            beside it lie the maps of the pixel task.
+        predictions: predictions.parquet, whose locations are shown with what was predicted, by
+            the first model in it; beside it lie the maps of the pixel task.
         run: what the caption calls the predictions.
 
     Returns:
@@ -46,7 +46,11 @@ def load_gallery(
     stores = shown_stores(patches) if count else {}
     if not stores:
         return None
-    table = read_labels(patches / "labels")[0] if predictions is None else _read(predictions)
+    if predictions is None:
+        table = read_labels(patches / "labels")[0]
+    else:
+        table, model = _read(predictions)
+        run += model
     table = table[table["pair"].isin(pairs)] if pairs is not None else table
     whole = np.all([table["pair"].isin(store.patches.pairs) for store in stores.values()], axis=0)
     table = table[whole] if whole.any() else table
@@ -77,13 +81,17 @@ def shown_stores(patches: Path) -> dict[str, Tiles]:
     return {q: found[q] for q in order[:MODALITIES]}
 
 
-def _read(predictions: Path) -> pd.DataFrame:
-    return pd.read_parquet(predictions).sort_values("pair", kind="stable")
+def _read(predictions: Path) -> tuple[pd.DataFrame, str]:
+    """The predictions of the first model, and words about it where there are several."""
+    table = pd.read_parquet(predictions)
+    names = table["model"].unique()
+    table = table[table["model"] == names[0]].sort_values("pair", kind="stable")
+    return table, f", model of group {names[0]}" if len(names) > 1 else ""
 
 
 def _location(row: dict[Any, Any], stores: dict[str, Tiles], classes: tuple[str, ...]) -> Location:
     labels, predicted = tuple(classes[i] for i in row["labels"]), None
-    if "probabilities" in row:
+    if "probabilities" in row and not row["state"]:
         there = np.flatnonzero(np.asarray(row["probabilities"]) >= 0.5)
         predicted = tuple(classes[i] for i in there)
     return Location(str(row["pair"]), _images(stores, row["pair"]), labels, predicted)

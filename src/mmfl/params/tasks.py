@@ -71,4 +71,5 @@ TASKS = {
 }
 MASK = "mask"  # the store of the tiles' masks, beside those of the modalities
 MASK_COLUMNS = ("labels", "height", "width", "crs", "transform")  # of `labels/index.parquet`
+DIVERGED = "diverged"  # state of a round, score or prediction that is not finite
 IGNORED = 255  # in a mask: a pixel without a class, in no loss and in no score

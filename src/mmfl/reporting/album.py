@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from mmfl.params.tasks import Task
+from mmfl.params.tasks import DIVERGED, Task
 from mmfl.reporting import figures
-from mmfl.reporting.gather import confusion_frame
+from mmfl.reporting.gather import Confusions, confusion_frame
 
 
-def confusion(confusions: NDArray[np.int64] | None, names: list[str]) -> pd.DataFrame:
-    """The frame of the confusion matrix; empty for the multi-label task."""
-    if confusions is None:
+def confusion(confusions: Confusions | None, names: list[str]) -> pd.DataFrame:
+    """The frame of the confusion matrix; empty for the multi-label task and without a score."""
+    if confusions is None or not len(confusions.matrices):
         return pd.DataFrame(columns=["true", "predicted", "pixels", "share"])
-    return confusion_frame(confusions, names)
+    return confusion_frame(confusions.matrices, names)
 
 
 def class_pixels(confusion: pd.DataFrame) -> dict[str, int]:
@@ -37,14 +35,18 @@ def write_figures(
 ) -> None:
     labels = dict(zip(listed["run"], listed["label"], strict=True))
 
-    curve = rounds[rounds["client"] == "server"].dropna(subset=["val_score"])
-    curve = curve.rename(columns={"val_score": "value"})[["run", "seed", "round", "value"]]
+    curve = rounds[rounds["client"] == "server"]
+    curve = curve[curve["val_score"].notna() | (curve["state"] == DIVERGED)]
+    curve = curve.rename(columns={"val_score": "value"})
+    curve = curve[["run", "seed", "round", "value", "state"]]
     figures.save(folder, "learning", figures.learning(curve, labels, baseline, task), curve)
 
     lost = frames["missing"]
     lost = lost[(lost["kind"] == "missing") & (lost["metric"] == task.first)]
     lost = lost[["run", "label", "removed", "rate", "mean", "low", "high"]]
-    figures.save(folder, "missing", figures.missing(lost, labels, baseline, task), lost)
+    several = "+" in str(frames["comparison"]["modalities"].iloc[0])
+    drawn = figures.missing(lost, labels, baseline, task, several=several)
+    figures.save(folder, "missing", drawn, lost)
 
     per_class = frames["classes"]
     per_class = per_class[per_class["metric"] == next(iter(task.of_class))]
@@ -55,11 +57,14 @@ def write_figures(
     compared = frames["comparison"]
     parts = []
     for metric in (task.first, task.second):
-        columns = {f"{metric}_{c}": c for c in ("diff", "diff_low", "diff_high", "p", "p_holm")}
+        ends = ("diff", "diff_low", "diff_high", "diff_n", "p", "p_holm")
+        columns = {f"{metric}_{c}": c for c in ends}
+        none = (compared[f"{metric}_n"] == 0) & (compared["diverged"] != "")
+        none &= compared["run"] != baseline
         part = compared[["run", "label", *columns]].rename(columns=columns)
-        parts.append(part.assign(metric=metric).dropna(subset=["diff"]))
+        parts.append(part.assign(metric=metric)[part["diff"].notna() | none])
     deltas = pd.concat(parts, ignore_index=True)
     figures.save(folder, "differences", figures.forest(deltas, labels, baseline, task), deltas)
 
     pixels = frames["confusion"]
-    figures.save(folder, "confusion", figures.confusion(pixels), pixels)
+    figures.save(folder, "confusion", figures.confusion(pixels, task), pixels)

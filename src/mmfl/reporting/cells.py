@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 ALPHA = 0.05
@@ -14,25 +16,40 @@ def points(value: float, signed: bool = False) -> str:
 
 
 def estimate(row: pd.Series, prefix: str, *, spread: bool = True) -> str:
-    """`52.3 ± 0.8`, and the interval on a second line; n/a for what one seed cannot tell."""
-    mean = row.get(f"{prefix}mean")
+    """`52.3 ± 0.8`, and the interval on a second line; n/a for what one seed cannot tell.
+
+    `(2 of 3)` where the mean is over fewer than the row's seeds; `diverged` without any.
+    """
+    mean, count = row.get(f"{prefix}mean"), row.get(f"{prefix}n", 0)
     if pd.isna(mean):
-        return "–"
+        return "diverged" if count == 0 and pd.notna(row["diverged"]) and row["diverged"] else "–"
     if pd.isna(row[f"{prefix}sd"]):
-        return f"{points(mean)} ± n/a"
-    text = f"{points(mean)} ± {points(row[f'{prefix}sd'])}"
+        return f"{points(mean)} ± n/a{_of(count, row)}"
+    text = f"{points(mean)} ± {points(row[f'{prefix}sd'])}{_of(count, row)}"
     return text + (f"\n{_range(row[f'{prefix}low'], row[f'{prefix}high'])}" if spread else "")
 
 
 def delta(row: pd.Series, prefix: str) -> str:
-    """`+1.2` with its interval; – where there is no difference to take."""
+    """`+1.2` with its interval; – where there is no difference to take.
+
+    `(2 of 3)` where it is the mean over fewer pairs than the row has seeds.
+    """
     value = row.get(f"{prefix}diff")
     if pd.isna(value):
         return "–"
+    text = f"{points(value, True)}{_of(row[f'{prefix}diff_n'], row)}"
     if pd.isna(row[f"{prefix}diff_low"]):
-        return f"{points(value, True)}\nn/a"
-    low, high = row[f"{prefix}diff_low"], row[f"{prefix}diff_high"]
-    return f"{points(value, True)}\n{_range(low, high, True)}"
+        return f"{text}\nn/a"
+    return f"{text}\n{_range(row[f'{prefix}diff_low'], row[f'{prefix}diff_high'], True)}"
+
+
+def diverged(frame: pd.DataFrame) -> pd.Series:
+    """Whether a seed of each row diverged (an empty cell of a csv comes back as NaN)."""
+    return frame["diverged"].notna() & (frame["diverged"] != "")
+
+
+def _of(count: Any, row: pd.Series) -> str:
+    return f" ({count:.0f} of {row['seeds']:.0f})" if count < row["seeds"] else ""
 
 
 def p_value(value: float | None) -> str:
@@ -53,12 +70,27 @@ def quantity(value: float | None, unit: str = "") -> str:
 
 
 def claim(frame: pd.DataFrame, prefix: str, baseline: str, what: str) -> str:
-    """Which rows differ from the baseline after Holm's correction, and what stays open."""
+    """Which rows differ from the baseline after Holm's correction, and what stays open.
+
+    Nothing is claimed about a row of which, or of whose baseline, a seed diverged.
+    """
     diff, holm = f"{prefix}diff", f"{prefix}p_holm"
+    lost = diverged(frame)
+    base = lost[frame["run"] == baseline].any()
     if diff not in frame or frame[diff].isna().all():
-        return f"No differences in {what} to {baseline} can be taken."
+        reason = f", as {baseline} diverged" if base else ""
+        return f"No differences in {what} to {baseline} can be taken{reason}."
+    if base:
+        return (
+            f"A seed of {baseline} diverged: differences in {what} are over the other seeds, and "
+            "nothing is claimed about them."
+        )
     known = frame.dropna(subset=[diff])
     tested = known.dropna(subset=[holm])
+    left = [f"{r['label']}" for _, r in frame[lost].iterrows()]
+    untested = f" Nothing is claimed about {_listed(left)}." if left else ""
+    if tested.empty and left:
+        return f"In {what}:{untested}"
     if tested.empty:
         return f"One seed: no interval, so nothing is claimed about differences in {what}."
     sure = tested[holm] < ALPHA
@@ -78,7 +110,7 @@ def claim(frame: pd.DataFrame, prefix: str, baseline: str, what: str) -> str:
             f" Not resolved (which is not the same as equal): {_listed(list(rest['label']))}; "
             f"uncorrected intervals of up to ± {points(half)} points."
         )
-    return text
+    return text + untested
 
 
 def range_of(values: pd.Series) -> str:

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mmfl.params.tasks import Task
+from mmfl.params.tasks import DIVERGED, Task
 from mmfl.reporting.cells import ALPHA, quantity
 from mmfl.reporting.style import INK, MUTED, heat, looks, save_svg, short, style, top_ticks
 from mmfl.reporting.texts import WORDS, capital, modality_names
@@ -45,8 +45,10 @@ def nothing(text: str) -> Figure:
 def learning(rounds: pd.DataFrame, labels: dict[str, str], baseline: str, task: Task) -> Figure:
     """Validation score by round: a panel per run, seeds thin, mean bold, the baseline's in grey.
 
+    The mean ends where a seed has no score any more, and a cross where that diverged.
+
     Args:
-        rounds: run, seed, round, value.
+        rounds: run, seed, round, value, state (`diverged`, or empty).
         labels: run -> name, in order.
     """
     known = [run for run in labels if (rounds["run"] == run).any()]
@@ -54,7 +56,7 @@ def learning(rounds: pd.DataFrame, labels: dict[str, str], baseline: str, task: 
         return nothing("No validation score was recorded during training.")
     with style():
         figure, axes = _panels(known)
-        means = rounds.groupby(["run", "round"])["value"].mean() * 100
+        means = rounds.groupby(["run", "round"])["value"].mean(skipna=False) * 100
         looked = looks(list(labels), baseline)
         for ax, run in zip(axes, known, strict=False):
             if baseline in known and run != baseline:
@@ -63,6 +65,9 @@ def learning(rounds: pd.DataFrame, labels: dict[str, str], baseline: str, task: 
             colour = looked[run]["color"]
             for _, seed in rounds[rounds["run"] == run].groupby("seed"):
                 ax.plot(seed["round"], seed["value"] * 100, color=colour, linewidth=0.6, alpha=0.55)
+                for number in seed["round"][seed["state"] == DIVERGED].head(1):
+                    height = seed["value"].dropna().tail(1).sum() * 100
+                    ax.plot(number, height, "x", color=colour, markersize=5)
             ax.plot(means[run].index, means[run], color=colour)
             ax.set_title(_wrap(labels[run], 26))
             ax.grid(True)
@@ -72,15 +77,23 @@ def learning(rounds: pd.DataFrame, labels: dict[str, str], baseline: str, task: 
     return figure
 
 
-def missing(curves: pd.DataFrame, labels: dict[str, str], baseline: str, task: Task) -> Figure:
+def missing(
+    curves: pd.DataFrame, labels: dict[str, str], baseline: str, task: Task, *, several: bool
+) -> Figure:
     """Score by missing rate: a panel per removed modality. Bars: 95 % interval over seeds.
 
     With more than `TOGETHER` runs a panel per run, a line per removed modality.
 
     Args:
         curves: run, removed, rate, mean, low, high.
+        several: whether the archive has several modalities.
     """
     removed = sorted(curves["removed"].dropna().unique())
+    if not removed and several:
+        return nothing(
+            f"No test {WORDS[task.name].place} holds every modality, or no missing rate is asked "
+            "for: there are no curves."
+        )
     if not removed:
         return nothing("The archive has one modality only: none can be missing.")
     if len(labels) > TOGETHER:
@@ -161,8 +174,9 @@ def classes(scores: pd.DataFrame, labels: dict[str, str]) -> Figure:
         return nothing("There are no scores per class.")
     order = scores.drop_duplicates("class").sort_values("positives", ascending=False)
     names = list(order["class"])
-    runs = [run for run in labels if (scores["run"] == run).any()]
-    grid = scores.pivot(index="class", columns="run", values="mean").reindex(names)[runs] * 100
+    runs = list(labels)
+    grid = scores.pivot(index="class", columns="run", values="mean")
+    grid = grid.reindex(index=names, columns=runs) * 100
     with style():
         figure = Figure(figsize=(WIDTH, 0.2 * len(names) + 1.5), layout="constrained")
         ax = figure.subplots()
@@ -174,12 +188,14 @@ def classes(scores: pd.DataFrame, labels: dict[str, str]) -> Figure:
     return figure
 
 
-def confusion(pixels: pd.DataFrame) -> Figure:
+def confusion(pixels: pd.DataFrame, task: Task) -> Figure:
     """Shares of each true class by predicted class, in the order of the archive.
 
     Args:
         pixels: true, predicted, pixels, share.
     """
+    if pixels.empty and task.name == "pixel":
+        return nothing("No seed of the baseline has a score: there is no confusion matrix.")
     if pixels.empty:
         return nothing("A location has several classes: there is no confusion matrix.")
     names = list(pixels["true"].unique())
@@ -202,12 +218,12 @@ def forest(deltas: pd.DataFrame, labels: dict[str, str], baseline: str, task: Ta
     """Paired differences to the baseline with 95 % intervals; filled: p < 0.05 after Holm.
 
     Args:
-        deltas: run, metric, diff, diff_low, diff_high, p_holm.
+        deltas: run, metric, diff, diff_low, diff_high, p_holm; no difference: the run diverged.
     """
     metrics = [m for m in (task.first, task.second) if (deltas["metric"] == m).any()]
     runs = [run for run in labels if (deltas["run"] == run).any()]
     if not runs or not metrics:
-        return nothing(f"There is no method to compare with {baseline}.")
+        return nothing(f"There is no method to compare with {labels.get(baseline, baseline)}.")
     with style():
         figure = Figure(figsize=(WIDTH, 0.26 * len(runs) + 0.9), layout="constrained")
         axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False).ravel()
@@ -233,6 +249,9 @@ def _counted(number: float) -> str:
 
 
 def _whisker(ax: Axes, row: pd.Series, place: int) -> None:
+    if pd.isna(row["diff"]):
+        ax.text(0, place, " diverged", color=MUTED, va="center", fontsize=7.5)
+        return
     if pd.notna(row["diff_low"]):
         ax.hlines(place, 100 * row["diff_low"], 100 * row["diff_high"], color=INK, linewidth=1.1)
     sure = pd.notna(row["p_holm"]) and row["p_holm"] < ALPHA

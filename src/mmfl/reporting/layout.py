@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from mmfl.params.tasks import Task
-from mmfl.reporting.cells import claim, delta, estimate, p_value, points, quantity, range_of
+from mmfl.reporting.cells import (
+    claim,
+    delta,
+    diverged,
+    estimate,
+    p_value,
+    points,
+    quantity,
+    range_of,
+)
 from mmfl.reporting.tables import POLICIES
 from mmfl.reporting.texts import WORDS, capital, modality_names, seeds
 
@@ -42,16 +51,25 @@ def comparison(frame: pd.DataFrame, baseline: str, task: Task) -> Table:
         ]
         for _, row in frame.iterrows()
     ]
+    whole = (frame["kind"] == "subset").all()
+    count = range_of(frame["patches"])
     note = [
         _seeds(frame),
-        f"Test {words.places} that hold every modality ({range_of(frame['patches'])}); all "
-        f"modalities used; {range_of(frame['classes'])} classes with {words.support}.",
+        (
+            f"Test {words.places} that hold every modality ({count}); all modalities used; "
+            if whole
+            else f"No test {words.place} holds every modality, so methods are compared on those "
+            f"that hold fewer ({count}), each with what it has; "
+        )
+        + f"{range_of(frame['classes'])} classes with {words.support}.",
+        _models(frame, "", words.places),
         claim(frame, f"{first}_", baseline, task.words[first]),
         _single_clients(frame, task),
         seeds(task),
         _tiles(frame, baseline, task),
     ]
-    title = "Comparison on all modalities: mean ± standard deviation, 95 % interval"
+    where = "on all modalities" if whole else f"on {words.places} with fewer modalities"
+    title = f"Comparison {where}: mean ± standard deviation, 95 % interval"
     return _table("comparison", title, header, rows, note, frame["run"] == baseline)
 
 
@@ -60,7 +78,7 @@ def ablation(frame: pd.DataFrame, baseline: str, task: Task) -> Table:
     header, known = ["Method"], []
     first, second = task.first, task.second
     for policy in POLICIES[:2]:
-        if frame[f"{policy}_{first}_mean"].notna().any():
+        if frame[f"{policy}_{first}_n"].notna().any():
             known.append(policy)
             header += [f"{capital(task.metrics[first])} (%), {policy}", "Δ (points)", "p (Holm)"]
             header += [f"{capital(task.metrics[second])} (%), {policy}"]
@@ -111,22 +129,28 @@ def missing(frame: pd.DataFrame, baseline: str, task: Task) -> Table:
         questions.append((f"{capital(words.places)} with fewer modalities ({count})", fewer, ""))
     runs = frame[["run", "label"]].drop_duplicates()
     tables = [frame[chosen].set_index("run") for _, chosen, _ in questions]
+    answered = list(zip(questions, tables, strict=True))
     rows = []
     for run, label in runs.itertuples(index=False):
         cells = [
             estimate(t.loc[run], "", spread=bool(q[2])) if run in t.index else "–"
-            for q, t in zip(questions, tables, strict=True)
+            for q, t in answered
         ]
         rows.append([label, *cells])
     claims = [
         claim(t.reset_index(), "", baseline, f"{task.words[task.first]} with {q[0]}")
-        for q, t in zip(questions, tables, strict=True)
+        for q, t in answered
         if q[2] and "+" not in q[2] and (t["metric"] == task.first).all()
     ]
     note = [
+        _seeds(frame),
         f"Subsets and rates are scored on the test {words.places} that hold every modality "
         f"({range_of(frame[subset]['patches'])}); a rate's missing {words.items} are the same for "
-        "all methods.",
+        "all methods."
+        if subset.any()
+        else f"No test {words.place} holds every modality, so there is no score of a subset or at "
+        "a missing rate; the table policies has what clients score on their own.",
+        *(_models(t.reset_index(), q[0], words.places) for q, t in answered),
         *claims,
         seeds(task),
     ]
@@ -159,8 +183,12 @@ def policies(frame: pd.DataFrame, baseline: str, task: Task) -> Table:
     note = [
         f"{capital(first)} (%) of the same trained models; differences are paired by seed. "
         f"{capital(own)}: each client's, mean over clients. There is no union score under local, "
-        f"as a {words.places.removesuffix('s')} has no client of its own there.",
+        f"as a {words.place} has no client of its own there.",
+        _seeds(frame),
+        _clients(frame, "own_modality_"),
     ]
+    if frame.empty:
+        note = ["No method here exchanges anything, so there are no policies to compare."]
     for kind, place in (("own", own), ("union", "the union test set")):
         for policy in POLICIES[1:]:
             if f"{kind}_{policy}_diff" in frame:
@@ -193,12 +221,14 @@ def cost(frame: pd.DataFrame, baseline: str, task: Task) -> Table:
     target = frame["target"].dropna()
     aim = (
         f"Target: a validation {task.metrics[task.first]} of {points(target.iloc[0])} %, which is "
-        f"90 % of what {baseline} has after its last round; median over the seeds that reach it."
+        f"90 % of what {baseline} has after its last round; median over the seeds that reach it "
+        "and do not diverge."
         if len(target)
         else "There is no validation score, hence no target."
     )
     note = [
         aim,
+        _seeds(frame),
         "FLOPs: forward and backward pass of training. Up and down: bytes that all clients send "
         "and receive in a run, the mean over seeds.",
     ]
@@ -223,19 +253,29 @@ def _table(
 def _single_clients(frame: pd.DataFrame, task: Task) -> str:
     """Range of single clients' models, where a method trains clients alone."""
     parts = []
-    for column in map(str, frame):
-        if column.startswith("client_") and column.endswith("_mean"):
-            stem = column.removesuffix("mean")
-            row = frame.dropna(subset=[column]).iloc[0]
-            values = [points(row[stem + end]) for end in ("mean", "min", "max")]
+    several = sum(str(c).startswith("client_") and str(c).endswith("_asked") for c in frame) > 0
+    for _, row in frame.iterrows() if several else ():
+        found = []
+        for column in map(str, frame):
+            if not (column.startswith("client_") and column.endswith("_asked")):
+                continue
+            stem = column.removesuffix("asked")
             name = modality_names(stem.removeprefix("client_").rstrip("_"))
-            parts.append(f"{name} {values[0]} (from {values[1]} to {values[2]})")
-    return (
-        f"Single clients' models of local, {task.metrics[task.first]}, mean and range: "
-        f"{', '.join(parts)}."
-        if parts
-        else ""
-    )
+            if pd.isna(row[column]):
+                continue
+            if not row[f"{stem}n"]:
+                found.append(f"{name} none")
+                continue
+            values = [points(row[stem + end]) for end in ("mean", "min", "max")]
+            fewer = row[f"{stem}n"] < row[column]
+            count = f"; {row[f'{stem}n']:.0f} of {row[column]:.0f} clients" if fewer else ""
+            found.append(f"{name} {values[0]} (from {values[1]} to {values[2]}{count})")
+        if found:
+            parts.append(
+                f"Single clients' models of {row['label']}, {task.metrics[task.first]}, mean and "
+                f"range: {', '.join(found)}."
+            )
+    return " ".join(parts)
 
 
 def _tiles(frame: pd.DataFrame, baseline: str, task: Task) -> str:
@@ -246,9 +286,47 @@ def _tiles(frame: pd.DataFrame, baseline: str, task: Task) -> str:
     return (
         f"Over the choice of the test tiles, {baseline}'s {task.metrics[task.first]} lies between "
         f"{points(row['tiles_low'])} and {points(row['tiles_high'])} % (95 % interval, bootstrap "
-        "over tiles, mean over seeds), which the intervals over seeds do not cover."
+        f"over tiles, mean over {_share(row['tiles_n'], row['seeds'], 'seeds')}), which the "
+        "intervals over seeds do not cover."
     )
 
 
 def _seeds(frame: pd.DataFrame) -> str:
-    return f"{range_of(frame['seeds'])} seed{'' if (frame['seeds'] == 1).all() else 's'} per row."
+    """How many seeds a row has, and which of them diverged."""
+    text = f"{range_of(frame['seeds'])} seed{'' if (frame['seeds'] == 1).all() else 's'} per row."
+    lost = frame[diverged(frame)].drop_duplicates("run")
+    if lost.empty:
+        return text
+    listed = "; ".join(f"{row['run']}: {row['diverged']}" for _, row in lost.iterrows())
+    return (
+        f"{text} Diverged: {listed}. A seed without a finite score is in no mean, (2 of 3) says "
+        "over how many one is; a method of which a seed diverged is not tested."
+    )
+
+
+def _models(frame: pd.DataFrame, what: str, places: str) -> str:
+    """Rows that are the mean over fewer models than they have (those of groups, for local)."""
+    rows = frame[frame["models"] < frame["models_asked"]].drop_duplicates("run")
+    return " ".join(
+        f"{row['label']}{what and f', {what}'}: the mean over the models of {row['models']:.0f} of "
+        f"{row['models_asked']:.0f} groups; the others see nothing of some {places}."
+        for _, row in rows.iterrows()
+    )
+
+
+def _clients(frame: pd.DataFrame, prefix: str) -> str:
+    """Rows that are the mean over fewer clients than have test patches."""
+    if f"{prefix}models" not in frame:
+        return ""
+    rows = frame[frame[f"{prefix}models"] < frame[f"{prefix}models_asked"]]
+    if rows.empty:
+        return ""
+    row = rows.iloc[0]
+    return (
+        f"{row[f'{prefix}models']:.0f} of {row[f'{prefix}models_asked']:.0f} clients count: the "
+        "others have no score under one of the policies."
+    )
+
+
+def _share(count: float, total: float, noun: str) -> str:
+    return noun if count == total else f"{count:.0f} of {total:.0f} {noun}"

@@ -2,9 +2,10 @@
 
 Inputs, all made by `steps/report.py`:
     runs: a row per method and variant, in order: run (its key), label, method, variant, policy
-        (the statistics policy that is shown), normalisation, seeds.
+        (the statistics policy that is shown), normalisation, seeds, diverged (those seeds, text).
     estimates: run, kind, policy, modalities, removed, rate, client, class, metric; mean, sd, low,
-        high, n (95 % interval over seeds); patches, classes.
+        high, n (95 % interval over the n seeds that have a score); patches, classes; models: the
+        fewest that a score is the mean of, out of models_asked.
     deltas: the same keys; diff, diff_sd, diff_low, diff_high, diff_n, p, p_holm to the baseline.
 Scores are fractions in [0, 1]; a table that prints percent converts when it is laid out.
 """
@@ -15,11 +16,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from mmfl.params.tasks import TASKS, Task
+from mmfl.params.tasks import DIVERGED, TASKS, Task
 
-ESTIMATE = ("mean", "sd", "low", "high")
-DELTA = ("diff", "diff_sd", "diff_low", "diff_high", "p", "p_holm", "tests")
-HEAD = ("run", "label", "method", "variant", "seeds")
+ESTIMATE = ("mean", "sd", "low", "high", "n")
+DELTA = ("diff", "diff_sd", "diff_low", "diff_high", "diff_n", "p", "p_holm", "tests")
+HEAD = ("run", "label", "method", "variant", "seeds", "diverged")
+COUNTS = ("patches", "classes", "models", "models_asked")
 POLICIES = ("modality", "average", "local")
 
 
@@ -35,6 +37,25 @@ def full(modalities: pd.Series) -> str | None:
     return max(names, key=lambda name: name.count("+")) if len(names) else None
 
 
+def compared(frame: pd.DataFrame, estimates: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a frame on the test locations on which methods are compared, all modalities used.
+
+    These hold every modality. Where the estimates have none of them, they are those with fewer.
+    """
+    subset = estimates[estimates["kind"] == "subset"]["modalities"]
+    if subset.empty:
+        return frame[frame["kind"] == "incomplete"]
+    return frame[(frame["kind"] == "subset") & (frame["modalities"] == full(subset))]
+
+
+def every_modality(estimates: pd.DataFrame) -> str:
+    """All modalities, e.g. `s1+s2`: of the largest subset, else those that any row names."""
+    names = set(estimates["modalities"].dropna()) - {"mixed", "fewer"}
+    subset = full(estimates[estimates["kind"] == "subset"]["modalities"])
+    names = names if subset is None else {subset}
+    return "+".join(sorted({part for name in names for part in name.split("+")}))
+
+
 def task_of(compared: pd.DataFrame) -> Task:
     """The task whose first score a comparison holds."""
     return next(t for t in TASKS.values() if f"{t.first}_mean" in compared)
@@ -46,33 +67,39 @@ def comparison(
     deltas: pd.DataFrame,
     baseline: str,
     task: Task,
-    tiles: tuple[float, float] | None = None,
+    tiles: tuple[float, float, int] | None = None,
 ) -> pd.DataFrame:
     """A row per run: every metric on all modalities, its difference to the baseline.
 
-    For `local`, also mean, least and greatest first score of single clients per modality
-    (`client_<modality>_mean`, `_min`, `_max`).
+    `kind`: `subset`, or `incomplete` where no test location holds every modality (`compared`). For
+    `local`, also mean, least and greatest first score of single clients per modality
+    (`client_<modality>_mean`, `_min`, `_max`): of the `_n` clients of `_asked` that have a score in
+    every seed.
 
     Args:
-        tiles: interval of the baseline's first score over test tiles (`tiles_low`, `tiles_high`).
+        tiles: interval of the baseline's first score over test tiles (`tiles_low`, `tiles_high`),
+            mean over `tiles_n` seeds.
     """
     frame = _head(runs).assign(policy=runs["policy"].to_numpy(), baseline=baseline)
-    own, delta = shown(_subset(estimates), runs), shown(_subset(deltas), runs)
-    every = full(own["modalities"])
-    own, delta = own[own["modalities"] == every], delta[delta["modalities"] == every]
-    frame = _join(frame, own, "", ("patches", "classes"))
-    frame["modalities"] = every
+    own = shown(compared(estimates, estimates), runs)
+    delta = shown(compared(deltas, estimates), runs)
+    frame = _join(frame, own, "", COUNTS)
+    frame["modalities"] = every_modality(estimates)
+    frame["kind"] = own["kind"].iloc[0] if len(own) else ""
     for metric in task.metrics:
         frame = _join(frame, own[own["metric"] == metric], f"{metric}_", ESTIMATE)
         frame = _join(frame, delta[delta["metric"] == metric], f"{metric}_", DELTA)
     single = estimates[(estimates["kind"] == "client") & (estimates["metric"] == task.first)]
+    seeds = single["run"].map(runs.set_index("run")["seeds"])
+    single = single.assign(mean=single["mean"].where(single["n"] == seeds))
     for modality, part in single.groupby("modalities"):
-        grouped = part.groupby("run")["mean"].agg(["mean", "min", "max"])
+        grouped = part.groupby("run")["mean"].agg(["mean", "min", "max", "count", "size"])
+        grouped = grouped.rename(columns={"count": "n", "size": "asked"})
         frame = frame.merge(
             grouped.add_prefix(f"client_{modality}_"), left_on="run", right_index=True, how="left"
         )
     if tiles is not None:
-        for end, value in zip(("low", "high"), tiles, strict=True):
+        for end, value in zip(("low", "high", "n"), tiles, strict=True):
             frame[f"tiles_{end}"] = pd.Series(value, frame.index).where(frame["run"] == baseline)
     return frame
 
@@ -91,9 +118,7 @@ def ablation(
     chosen = runs[itself | modules | rival]
     frame = _head(chosen)
     frame["normalisation"] = chosen["normalisation"].to_numpy()
-    own, delta = _subset(estimates), _subset(deltas)
-    every = full(own["modalities"])
-    own, delta = own[own["modalities"] == every], delta[delta["modalities"] == every]
+    own, delta = compared(estimates, estimates), compared(deltas, estimates)
     for policy in POLICIES[:2]:
         for metric in (task.first, task.second):
             name = f"{policy}_{metric}_"
@@ -109,19 +134,16 @@ def missing(runs: pd.DataFrame, estimates: pd.DataFrame, deltas: pd.DataFrame) -
     keys = ["run", "kind", "modalities", "removed", "rate", "metric"]
     own = shown(estimates[estimates["kind"].isin(["subset", "missing", "incomplete"])], runs)
     delta = shown(deltas, runs)
-    frame = own[[*keys, *ESTIMATE, "n", "patches", "classes"]].merge(
-        delta[[*keys, *DELTA]], on=keys, how="left"
-    )
-    frame = frame.merge(_head(runs)[["run", "label"]], on="run")
+    frame = own[[*keys, *ESTIMATE, *COUNTS]].merge(delta[[*keys, *DELTA]], on=keys, how="left")
+    head = ["label", "seeds", "diverged"]
+    frame = frame.merge(_head(runs)[["run", *head]], on="run")
     order = {run: place for place, run in enumerate(runs["run"])}
     kinds = {"subset": 0, "missing": 1, "incomplete": 2}
     frame["_run"], frame["_kind"] = frame["run"].map(order), frame["kind"].map(kinds)
     frame["_width"] = -frame["modalities"].fillna("").str.count(r"\+")
     sort = ["_run", "_kind", "_width", "modalities", "removed", "rate", "metric"]
     frame = frame.sort_values(sort, kind="stable").drop(columns=["_run", "_kind", "_width"])
-    return frame[["label", *keys, *ESTIMATE, "n", "patches", "classes", *DELTA]].reset_index(
-        drop=True
-    )
+    return frame[[*head, *keys, *ESTIMATE, *COUNTS, *DELTA]].reset_index(drop=True)
 
 
 def policies(runs: pd.DataFrame, own: pd.DataFrame, paired: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +151,7 @@ def policies(runs: pd.DataFrame, own: pd.DataFrame, paired: pd.DataFrame) -> pd.
 
     Args:
         own: run, kind ("union" or "own"), policy, and an estimate: on the union test set, and on
-            the clients' own test patches (mean over clients).
+            the clients' own test patches (mean over `models` clients of `models_asked`).
         paired: run, kind, policy; difference of this policy to `modality` within a run.
     """
     frame = _head(runs)
@@ -138,7 +160,8 @@ def policies(runs: pd.DataFrame, own: pd.DataFrame, paired: pd.DataFrame) -> pd.
             mine = own[(own["kind"] == kind) & (own["policy"] == policy)]
             theirs = paired[(paired["kind"] == kind) & (paired["policy"] == policy)]
             if len(mine):
-                frame = _join(frame, mine, f"{kind}_{policy}_", ESTIMATE)
+                columns = [*ESTIMATE, *(COUNTS[2:] if kind == "own" else ())]
+                frame = _join(frame, mine, f"{kind}_{policy}_", columns)
             if len(theirs):
                 frame = _join(frame, theirs, f"{kind}_{policy}_", DELTA)
     tested = [c for c in map(str, frame) if c.startswith("own_")]
@@ -152,8 +175,8 @@ def cost(
 
     Args:
         described: run -> run.json of its seeds.
-        rounds: run, seed, round, client, bytes_up, bytes_down, val_score.
-        target: validation score that counts as reached.
+        rounds: run, seed, round, client, state, bytes_up, bytes_down, val_score.
+        target: validation score that counts as reached, but not by a seed that diverged.
     """
     rows = []
     for run in runs["run"]:
@@ -176,18 +199,34 @@ def cost(
 
 
 def metrics(compared: pd.DataFrame, task: Task) -> dict[str, dict[str, float]]:
-    """Means of the comparison, nested for DVC: run -> metric -> mean."""
-    return {
-        row["run"]: {m: row[f"{m}_mean"] for m in task.metrics if pd.notna(row[f"{m}_mean"])}
-        for _, row in compared.iterrows()
-    }
+    """Means of the comparison, nested for DVC: run -> metric -> mean.
+
+    A run of which seeds diverged says how many: `diverged`.
+    """
+    found = {}
+    for _, row in compared.iterrows():
+        found[row["run"]] = {
+            m: row[f"{m}_mean"] for m in task.metrics if pd.notna(row[f"{m}_mean"])
+        }
+        if row["diverged"]:
+            found[row["run"]]["diverged"] = len(row["diverged"].split(", "))
+    return found
 
 
 def target_score(rounds: pd.DataFrame, baseline: str, share: float = 0.9) -> float | None:
-    """A share of the baseline's mean validation score after its last round; None without one."""
+    """A share of the baseline's mean validation score after its last round; None without one.
+
+    Of the seeds that have not diverged.
+    """
     own = rounds[(rounds["run"] == baseline) & (rounds["client"] == "server")]
-    last = own.dropna(subset=["val_score"]).groupby("seed")["val_score"].last()
-    return float(share * last.mean()) if len(last) else None
+    ends = [part["val_score"].iloc[-1] for _, part in own.groupby("seed") if not _diverged(part)]
+    last = [value for value in ends if pd.notna(value)]
+    return float(share * sum(last) / len(last)) if last else None
+
+
+def _diverged(rounds: pd.DataFrame) -> bool:
+    """Whether a seed diverged, from its rounds."""
+    return bool((rounds["state"] == DIVERGED).any())
 
 
 def _reached(rounds: pd.DataFrame, target: float | None) -> dict[str, float | None]:
@@ -195,7 +234,7 @@ def _reached(rounds: pd.DataFrame, target: float | None) -> dict[str, float | No
     firsts, traffic = [], []
     for _, part in rounds.groupby("seed") if target is not None else ():
         server = part[(part["client"] == "server") & (part["val_score"] >= target)]
-        if len(server):
+        if len(server) and not _diverged(part):
             first = int(server["round"].min())
             until = part[part["round"] <= first]
             firsts.append(first)
@@ -214,10 +253,6 @@ def _head(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[list(HEAD)].reset_index(drop=True)
 
 
-def _subset(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[frame["kind"] == "subset"]
-
-
 def _join(
     frame: pd.DataFrame, values: pd.DataFrame, prefix: str, columns: Sequence[str]
 ) -> pd.DataFrame:
@@ -227,5 +262,6 @@ def _join(
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one of them is not known, or there are none."""
     known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
+    return sum(known) / len(known) if known and len(known) == len(values) else None

@@ -14,21 +14,24 @@ class Words:
     """Nouns of a task.
 
     Attributes:
-        places: what a row of the archive is.
+        places, place: what a row of the archive is.
         items: what is held in one modality.
         support: what a class has that can be scored.
         count: how often a class is there, in the figure of the classes.
     """
 
     places: str
+    place: str
     items: str
     support: str
     count: str
 
 
 WORDS = {
-    "multilabel": Words("locations", "patches", "positives", "test locations that have the class"),
-    "pixel": Words("tiles", "tiles", "pixels", "test pixels of the class"),
+    "multilabel": Words(
+        "locations", "location", "patches", "positives", "test locations that have the class"
+    ),
+    "pixel": Words("tiles", "tile", "tiles", "pixels", "test pixels of the class"),
 }
 
 
@@ -45,7 +48,7 @@ def captions(task: Task) -> dict[str, tuple[str, str]]:
         "learning": (
             "Validation score by round for each method",
             f"{first} on the validation {words.places} after each round. Thin: seeds; bold: "
-            "their mean; grey: mean of the baseline.",
+            "their mean, as long as all have a score; grey: mean of the baseline; ×: diverged.",
         ),
         "missing": (
             "Score by missing rate for each removed modality",
@@ -56,15 +59,15 @@ def captions(task: Task) -> dict[str, tuple[str, str]]:
         "classes": (
             f"{capital(drawn)} per class and method",
             f"{capital(drawn)} (%) per class on all modalities, mean over seeds. In brackets: "
-            f"{words.count}. Few of them make a score unreliable.",
+            f"{words.count}. Few of them make a score unreliable. Grey: no score.",
         ),
     }
     if task.name == "pixel":
         found["confusion"] = (
             "Confusion matrix of the baseline",
             "Confusion matrix of the baseline: where the test pixels of each class go (%), all "
-            "test tiles with every modality together, mean over seeds. A row sums to 100; an empty "
-            "one is a class without a test pixel.",
+            "test tiles of the comparison together, mean over the seeds with a score. A row sums "
+            "to 100; an empty one is a class without a test pixel.",
         )
     return found
 

@@ -9,9 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from mmfl import code
 from mmfl.errors import UserError
@@ -25,7 +23,10 @@ from mmfl.reporting import album, layout, page, tables, texts, writers
 from mmfl.reporting.gallery import Gallery
 from mmfl.reporting.gather import (
     ASKED,
+    Confusions,
     Run,
+    answered,
+    diverged_seeds,
     key,
     policy_scores,
     positives,
@@ -60,7 +61,11 @@ def run_page(params: Params, archive: str, params_file: Path) -> None:
 
     clients = clients_name(params)
     listed = described_runs(params, archive)
-    shown = next(r for r in listed if key(r) == params.report.baseline)
+    own = [r for r in listed if key(r) == params.report.baseline]
+    shown = answered(own)
+    said = f"{own[0]['label']} diverged in every seed, so nothing was predicted"
+    if shown is not None:
+        said = f"predictions: {shown['label']}, seed {shown['seed']}"
     patches = Path("data/patches", archive)
     write_page(
         archive=archive,
@@ -76,13 +81,13 @@ def run_page(params: Params, archive: str, params_file: Path) -> None:
         out=Path("page", f"{archive}.html"),
         others=[name for name in load(params_file).archives if name != archive],
         partition=Path("data/clients", archive, f"{clients}.parquet"),
-        attended=read_rounds([r for r in listed if key(r) == params.report.baseline]),
+        attended=read_rounds(own),
         skipped=read_skipped(patches / "labels" / SKIPPED),
         gallery=load_gallery(
             patches,
             params.report.gallery,
-            predictions=shown["predictions"],
-            run=f"predictions: {shown['label']}, seed {shown['seed']}",
+            predictions=(shown or own[0])["predictions"],
+            run=said,
         ),
     )
 
@@ -122,7 +127,9 @@ def tables_of(
     described = [read_json(item["run"], "train") for item in runs]
     scores = read_scores(runs)
     rounds = read_rounds(runs)
-    listed = runs_frame(runs, described)
+    lost = diverged_seeds(runs, described, scores)
+    scores["tested"] = ~scores["run"].isin([run for run, _ in lost])
+    listed = runs_frame(runs, described, lost)
     task = TASKS[described[0].get("task", "multilabel")]
     names = list(described[0].get("classes", []))
     own = [item for item in runs if key(item) == baseline]
@@ -135,7 +142,7 @@ def tables_of(
         for name in layout.LAYOUTS:
             laid = layout.LAYOUTS[name](frames[name], baseline, task)
             writers.write_table(temporary / "tables", frames[name], laid, archive in SIMULATED)
-        counts = album.class_pixels(frames["confusion"]) or positives(own[0], names)
+        counts = positives(own[0], names) if task.name != "pixel" else _pixels(runs, names)
         album.write_figures(temporary / "figures", listed, frames, rounds, counts, baseline, task)
         write_json(temporary / "metrics.json", tables.metrics(frames["comparison"], task))
         _replace(temporary, out)
@@ -151,11 +158,9 @@ def _frames(
     described: list[dict],
     baseline: str,
     task: Task,
-    confusions: NDArray[np.int64] | None,
+    confusions: Confusions | None,
 ) -> dict[str, pd.DataFrame]:
-    estimates = summarise(scores, ["run", *ASKED])
-    counted = scores.drop_duplicates(["run", *ASKED])[["run", *ASKED, "patches", "classes"]]
-    estimates = estimates.merge(counted, on=["run", *ASKED], how="left")
+    estimates = _counted(summarise(scores, ["run", *ASKED]), scores, ["run", *ASKED])
     tested = scores[scores["kind"].isin(BASES)]
     deltas = differences(tested, ASKED, "run", baseline, ASKED)
     by_run: dict[str, list[dict]] = {}
@@ -164,9 +169,12 @@ def _frames(
     target = tables.target_score(rounds, baseline)
     policy = policy_scores(scores, task)
     keys = ["run", "kind"]
+    policy["tested"] = ~policy["run"].isin(scores["run"][~scores["tested"]])
     paired = differences(policy, keys, "policy", "modality", ["kind", "policy"])
-    own = summarise(policy, [*keys, "policy"])
-    tiles = None if confusions is None else bootstrap(confusions)
+    own = _counted(summarise(policy, [*keys, "policy"]), policy, [*keys, "policy"])
+    tiles = None
+    if confusions is not None:
+        tiles = (*bootstrap(confusions.matrices), confusions.seeds)
     return {
         "comparison": tables.comparison(listed, estimates, deltas, baseline, task, tiles),
         "ablation": tables.ablation(listed, estimates, deltas, baseline, task),
@@ -175,6 +183,23 @@ def _frames(
         "cost": tables.cost(listed, by_run, rounds, target),
         "classes": tables.shown(estimates[estimates["kind"] == "class"], listed),
     }
+
+
+def _counted(estimates: pd.DataFrame, scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Estimates with what a score counts: the least `models` of the seeds, else the greatest."""
+    columns = [c for c in tables.COUNTS if c in scores]
+    groups = scores.groupby(by, sort=False, dropna=False)
+    counts = groups[columns].agg({c: "min" if c == "models" else "max" for c in columns})
+    return estimates.merge(counts.reset_index(), on=by, how="left")
+
+
+def _pixels(runs: list[Run], names: list[str]) -> dict[str, int]:
+    """Test pixels of each class, from the first run with a score."""
+    for item in runs:
+        confusions = read_confusions([item], len(names))
+        if len(confusions.matrices):
+            return album.class_pixels(album.confusion(confusions, names))
+    return {}
 
 
 def _replace(new: Path, out: Path) -> None:
