@@ -35,7 +35,7 @@ ifeq ($(PARAMS),params.yaml)
 reproduce: $(READY)
 	dvc repro
 	@python workflow/scripts/stage.py page all
-	@mmfl headline --params $(PARAMS)
+	@mmfl headline --params data/start/params.yaml
 else
 reproduce: run
 endif
@@ -53,7 +53,6 @@ lint: $(READY)
 	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
-	python workflow/scripts/dvc_yaml.py --check
 	python workflow/scripts/docs_tables.py --check
 
 format: $(READY)

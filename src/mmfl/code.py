@@ -1,19 +1,22 @@
 """Which source files decide a step's result, found without importing them.
 
 Snakemake does not notice edits below `src/`; the digest given here is a parameter of each rule, and
-the same list is the dependencies of the DVC stage of that name.
+DVC finds the same digest in what a run starts with (`mmfl.frozen`).
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import io
+import tokenize
 from functools import cache
 from pathlib import Path
 
 from mmfl.errors import UserError
 
 STEPS = ("download", "split", "partition", "train", "evaluate", "report")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 SOURCE = Path(__file__).resolve().parents[1]
 
 
@@ -45,12 +48,65 @@ def modules(step: str, source: Path = SOURCE) -> tuple[str, ...]:
 
 @cache
 def digest(step: str, source: Path = SOURCE) -> str:
-    """First 16 hex digits of the SHA-256 over names and bytes of `modules(step)`."""
+    """First 16 hex digits of the SHA-256 over names and content of `modules(step)`.
+
+    Comments, docstrings and blank lines of a module do not count: no result depends on them.
+    """
     total = hashlib.sha256()
     for name in modules(step, source):
-        content = hashlib.sha256((source / name).read_bytes()).hexdigest()
-        total.update(f"{name}\0{content}\n".encode())
+        total.update(f"{name}\0{_content(source / name)}\n".encode())
     return total.hexdigest()[:16]
+
+
+@cache
+def _content(file: Path) -> str:
+    data = file.read_bytes()
+    if file.suffix == ".py":
+        data = statements(data.decode("utf-8")).encode("utf-8")
+    return hashlib.sha256(data).hexdigest()
+
+
+def statements(text: str) -> str:
+    """The lines of a module without comments, docstrings, blank lines and spaces at their ends.
+
+    What is left does not depend on the version of Python that reads it, unlike a dumped syntax
+    tree. Lines of a string that is a value stay as they are.
+    """
+    lines = text.split("\n")
+    kept = set()  # numbers of lines within a string
+    cut: dict[int, list[tuple[int, int]]] = {}  # line -> columns, in characters
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant | ast.JoinedStr) and node.lineno != node.end_lineno:
+            kept |= set(range(node.lineno, node.end_lineno or node.lineno))
+        if not isinstance(node, DOCUMENTED) or not ast.get_docstring(node, clean=False):
+            continue
+        held = node.body[0]
+        end, last = held.end_lineno or held.lineno, held.end_col_offset or 0
+        for number in range(held.lineno, end + 1):
+            line = lines[number - 1]
+            first = _column(line, held.col_offset) if number == held.lineno else 0
+            cut.setdefault(number, []).append(
+                (first, _column(line, last) if number == end else len(line))
+            )
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            number, first = token.start
+            cut.setdefault(number, []).append((first, len(lines[number - 1])))
+    found = []
+    for number, line in enumerate(lines, 1):
+        left = line
+        for first, last in sorted(cut.get(number, []), reverse=True):
+            left = left[:first] + left[last:]
+        if number in kept and number not in cut:
+            found.append(line)
+        elif left.strip():
+            found.append(left.rstrip())
+    return "\n".join(found)
+
+
+def _column(line: str, offset: int) -> int:
+    """A column in characters; the syntax tree counts bytes."""
+    return len(line.encode("utf-8")[:offset].decode("utf-8"))
 
 
 @cache

@@ -86,6 +86,19 @@ def jobs(step: str, params: Params, archive: str) -> list[Job]:
     return [Job(step, values, source, inputs, outputs, [Path(name) for name in names])]
 
 
+def start(params: Params, archive: str) -> dict[str, dict[str, str]]:
+    """What decides each step of an archive when a run starts: digests of code and of values.
+
+    The parameters of the stages of dvc.yaml: step -> `code`, and a job's name -> its values. The
+    values of an archive of one's own are known from its description; its files are not listed.
+    """
+    return {
+        step: {job.name: digest(job.values) for job in found} | {"code": found[0].code}
+        for step in STAGES
+        if (found := jobs(step, params, archive))
+    }
+
+
 def prune(step: str, params: Params, archive: str, *, everything: bool = False) -> None:
     """Remove outdated outputs, or all of them, and what no job of the stage writes."""
     known = _read(step, archive)

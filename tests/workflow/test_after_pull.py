@@ -39,6 +39,8 @@ def pulled(tmp_path_factory: pytest.TempPathFactory) -> Project:
     params["archives"] = {"simulated": {}}
     (origin.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     origin.snakemake()
+    start = [sys.executable, "workflow/scripts/stage.py", "start", "all"]
+    subprocess.run(start, cwd=origin.folder, check=True)
     git(origin.folder, "init", "--quiet")
     git(origin.folder, "add", "--all")
     for command in (
@@ -117,13 +119,18 @@ def test_an_archive_is_fetched_again_where_it_is_encoded_anew(pulled: Project) -
     assert not (pulled.folder / ".cache/download").exists()
     stage = [sys.executable, "workflow/scripts/stage.py", "split", "simulated"]
     module = pulled.folder / "src/mmfl/steps/split.py"
-    module.write_text(module.read_text() + "\n# edited\n")
+    module.write_text(module.read_text() + "\nEDITED = 1\n")
+    refused = subprocess.run(stage, cwd=pulled.folder, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "not the code that the run started with" in refused.stderr
+    start = [sys.executable, "workflow/scripts/stage.py", "start", "all"]
+    subprocess.run(start, cwd=pulled.folder, check=True)
     store = pulled.folder / "data/patches/simulated/store.json"
     before = store.read_bytes(), store.stat().st_mtime_ns
     subprocess.run(stage, cwd=pulled.folder, check=True, capture_output=True)
     assert "fetching the archive again" in (pulled.folder / "logs/split/simulated.log").read_text()
     assert (store.read_bytes(), store.stat().st_mtime_ns) == before, "as it was, for Snakemake too"
     git(pulled.folder, "checkout", "--quiet", "src")
+    subprocess.run(start, cwd=pulled.folder, check=True)
 
 
 def test_what_is_edited_before_sync_is_not_taken_for_done(pulled: Project, tmp_path: Path) -> None:

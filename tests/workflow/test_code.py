@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import io
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -63,9 +66,79 @@ def test_a_step_without_imports_is_its_own_file(source: Path) -> None:
 def test_digest_changes_with_the_files_in_use(source: Path, name: str, changes: bool) -> None:
     before = code.digest("train", source)
     code.digest.cache_clear()
-    (source / "mmfl" / name).write_text("# edited\n")
+    (source / "mmfl" / name).write_text("edited = 1\n")
     code.modules.cache_clear()
+    code._content.cache_clear()
     assert (code.digest("train", source) != before) is changes
+
+
+ONE = '''"""What it is."""
+import os  # the first
+
+
+class Kind(Exception):
+    """A kind."""
+
+
+def run(x=1):
+    """Runs.
+
+    Twice.
+    """
+    # a comment
+    text = """a
+
+    # no comment
+    """  # one
+    return f"{x}#{text}"
+'''
+SAME = '''import os
+class Kind(Exception):
+    # ü: other bytes
+    r"""Ünother kind."""
+def run(x=1):
+    "Runs."; text = """a
+
+    # no comment
+    """
+    return f"{x}#{text}"   # so
+'''
+
+
+@pytest.mark.parametrize("other", [SAME.replace('"Runs."; ', ""), ONE, "\n\n" + ONE])
+def test_comments_docstrings_and_blank_lines_do_not_count(other: str) -> None:
+    assert code.statements(other) == code.statements(ONE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("x=1", "x=2"), ("import os", "import io"), ("# no comment", "# a comment"),
+        ("a\n\n", "a\n"), ("Kind(Exception)", "Kind(OSError)"), ("}#{", "} {"),
+        ("    return", "return"),
+    ],
+)  # fmt: skip
+def test_anything_else_counts(old: str, new: str) -> None:
+    assert ONE.count(old) == 1
+    assert code.statements(ONE.replace(old, new)) != code.statements(ONE)
+
+
+def test_every_statement_of_the_project_is_kept() -> None:
+    """Token by token, but for comments and for strings that stand alone as a statement."""
+    ignored = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+
+    def tokens(text: str, without: set[tuple[int, int]]) -> list[str]:
+        found = tokenize.generate_tokens(io.StringIO(text).readline)
+        return [t.string for t in found if t.type not in ignored and t.start not in without]
+
+    for file in code.SOURCE.rglob("*.py"):
+        text = file.read_text()
+        documented = {
+            (node.body[0].lineno, node.body[0].col_offset)
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, code.DOCUMENTED) and ast.get_docstring(node)
+        }
+        assert tokens(code.statements(text), set()) == tokens(text, documented), file
 
 
 def test_unknown_step(source: Path) -> None:

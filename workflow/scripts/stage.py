@@ -1,13 +1,17 @@
 """Run one step of the pipeline for one archive: what every DVC stage calls.
 
+    python workflow/scripts/stage.py start all          # what a run starts with, the first stage
     python workflow/scripts/stage.py <step> <archive>
     python workflow/scripts/stage.py page all           # no DVC stage: pages are not versioned
+
+A run of DVC belongs to the values it started with: `start` copies params.yaml and notes digests of
+values and code, the other stages read those, and refuse code that was edited meanwhile.
 
 DVC decided that the stage must run. Outputs that are outdated go (`mmfl.made`; all of them at
 `dvc repro --force`), and Snakemake makes what is missing. It may use the rules of this step only,
 so a missing input is an error and never a silent rebuild of another stage's outputs; file times do
 not count, as DVC writes files in any order. Cores: MMFL_CORES, else all. SNAKEMAKE_PROFILE sends
-the jobs to a cluster. MMFL_PARAMS names another parameter file than params.yaml (not for DVC).
+the jobs to a cluster.
 """
 
 from __future__ import annotations
@@ -23,11 +27,13 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
-from mmfl import made, running  # noqa: E402
+from mmfl import frozen, made, running  # noqa: E402
 from mmfl.errors import UserError  # noqa: E402
-from mmfl.params import Params, load  # noqa: E402
+from mmfl.files import atomic, read_json, write_json  # noqa: E402
+from mmfl.params import Params  # noqa: E402
 from mmfl.workflow import every  # noqa: E402
 
+START = Path("data/start")
 HELPERS = {"download": ["simulate"]}
 TRIGGERS = ["params", "code", "input", "software-env"]
 
@@ -61,16 +67,52 @@ def forced() -> bool:
     return False
 
 
+def keep_start() -> None:
+    """Write what a run starts with; other archives of an earlier one go."""
+    copy, params = frozen.freeze("params.yaml")
+    for old in START.glob("*.json"):
+        if old.stem not in params.archives:
+            old.unlink()
+    for archive in params.archives:
+        write_json(START / f"{archive}.json", made.start(params, archive))
+    with atomic(START / frozen.NAME) as temporary:
+        temporary.write_bytes(copy.read_bytes())
+
+
+def started(step: str, archive: str) -> tuple[Path, Params]:
+    """The parameters that the run started with.
+
+    Raises:
+        UserError: there is no start, or the code or a description was edited since.
+    """
+    if not (START / frozen.NAME).is_file():
+        raise UserError(
+            f"{START / frozen.NAME}: not found; run dvc repro, whose first stage writes it"
+        )
+    copy, params = frozen.freeze(START / frozen.NAME)
+    if step in made.STAGES:
+        then, now = read_json(START / f"{archive}.json", "dvc repro"), made.start(params, archive)
+        if then.get(step) != now[step]:
+            what = "code" if then.get(step, {}).get("code") != now[step]["code"] else "values"
+            raise UserError(
+                f"{step} of {archive}: not the {what} that the run started with, edited since; run "
+                "dvc repro again"
+            )
+    return copy, params
+
+
 def main() -> int:
     """Run the stage; Snakemake's exit status is ours."""
     if len(sys.argv) != 3:
         print("usage: python workflow/scripts/stage.py <step> <archive>", file=sys.stderr)
         return 2
     step, archive = sys.argv[1:]
-    path = os.environ.get("MMFL_PARAMS", "params.yaml")
     try:
-        params = load(path)
-        line = command(step, archive, path, params)
+        if step == "start":
+            keep_start()
+            return 0
+        path, params = started(step, archive)
+        line = command(step, archive, str(path), params)
     except (UserError, ValueError) as error:
         print(f"mmfl: {error}", file=sys.stderr)
         return 2

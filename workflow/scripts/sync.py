@@ -94,10 +94,16 @@ def clean_steps(params: Params) -> dict[str, list[str]]:
     if done.returncode or not found:
         raise UserError(f"dvc status: failed ({done.stderr.strip()[-300:]}); correct that first")
     changed = json.loads(found[-1])
-    return {
-        archive: list(takewhile(lambda step: f"{step}@{archive}" not in changed, made.STAGES))  # noqa: B023
-        for archive in params.archives
-    }
+    clean = {}
+    for archive in params.archives:
+        now, file = made.start(params, archive), Path(f"data/start/{archive}.json")
+        then = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        same = [
+            step for step in made.STAGES
+            if f"{step}@{archive}" not in changed and then.get(step) == now[step]
+        ]  # fmt: skip
+        clean[archive] = list(takewhile(same.__contains__, made.STAGES))
+    return clean
 
 
 def sync(params: Params) -> int:

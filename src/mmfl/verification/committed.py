@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
+import tarfile
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mmfl import code
 from mmfl.code import STEPS
 from mmfl.errors import UserError
 
@@ -60,6 +65,14 @@ class Revision:
     def read(self, path: str) -> bytes | None:
         """A file's bytes, or None if the revision has no such file."""
         return _git("show", f"{self.commit}:./{path}")
+
+    def code(self, step: str) -> str:
+        """Digest of the code of a step in the revision (`mmfl.code`)."""
+        data = _git("archive", self.commit, "src") or b""
+        with tempfile.TemporaryDirectory() as folder:
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                tar.extractall(folder, filter="data")
+            return code.digest(step, Path(folder, "src"))
 
     def files(self, folder: str) -> list[str]:
         """The files below a folder, or the file itself."""

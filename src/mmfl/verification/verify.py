@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mmfl import code, made
 from mmfl.errors import UserError
 from mmfl.params import clients_name, load
 from mmfl.params.tasks import TASKS
@@ -18,6 +19,7 @@ from mmfl.verification.committed import LOCK, PARAMS, Revision, Stage, mapping
 from mmfl.verification.tree import Found, Tree, committed_entry
 
 Verdict = Literal["bit", "tolerance", "reported", "differs", "missing"]
+START = "data/start"
 LABELS = ("labels/index.parquet", "labels/classes.json")
 PIXELS = (".npy", "modality.json", "store.json")  # files that change with a decoded pixel
 MASK = "mask"  # the store of a tile archive's labels
@@ -88,46 +90,68 @@ def verify(against: str = "HEAD") -> Verification:
     """
     revision, tree = Revision(against), Tree()
     stages = revision.stages()
-    _same_params(stages, revision)
-    code = _same_code(stages, tree, revision)
+    files = _same_start(stages, revision)
+    _same_inputs(stages, tree, revision)
     outs = {path: tree.read(path) for stage in stages for path in stage.outs}
     if not any(found for path, found in outs.items() if not revision.files(path)):
         raise UserError(
             "outputs: no step has written any here, expected those of a whole run; run "
             "make reproduce first"
         )
-    found = Verification(str(revision), code)
+    found = Verification(str(revision), files)
     for archive in dict.fromkeys(stage.archive for stage in stages):
         own = {stage.step: stage for stage in stages if stage.archive == archive}
         found.rows += _Archive(archive, own, outs, revision, tree).rows()
     return found
 
 
-def _same_params(stages: list[Stage], revision: Revision) -> None:
-    """Raises UserError if the working tree's parameters are not those of the lock."""
-    files = {name for stage in stages for name in stage.params}
-    here: dict[str, dict[str, Any]] = {}
-    for name in files:
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"{name}: not found, expected the parameters of {revision}")
-        here[name] = mapping(path.read_bytes(), name)
+def _same_start(stages: list[Stage], revision: Revision) -> int:
+    """How many source files decide the steps here.
+
+    Raises:
+        UserError: the parameters or the code here are not those that the lock lists.
+    """
+    params = load(PARAMS)
+    here = {archive: made.start(params, archive) for archive in params.archives}
+    other: list[str] = []
     for stage in stages:
-        for name, values in stage.params.items():
-            for key, expected in values.items():
-                changed = _difference(key, _at(here[name], key), expected)
-                if changed:
-                    raise UserError(
-                        f"{name}: other parameters than in {LOCK} of {revision}, {changed} "
-                        f"({stage.step} of {stage.archive}); restore them and run dvc repro, or "
-                        "name another revision with --against"
-                    )
+        expected = stage.params.get(f"{START}/{stage.archive}.json", {}).get(stage.step)
+        if not isinstance(expected, dict):
+            raise UserError(
+                f"{LOCK} in {revision}: {stage.step}@{stage.archive} has no digests of values and "
+                "code, expected the lock of this version of mmfl; run dvc repro there and commit"
+            )
+        now = here.get(stage.archive, {}).get(stage.step, {})
+        if {**now, "code": ""} != {**expected, "code": ""}:
+            raise UserError(
+                f"{PARAMS}: other parameters than in {LOCK} of {revision}, {_edited(revision)} "
+                f"({stage.step} of {stage.archive}); restore them and run dvc repro, or name "
+                "another revision with --against"
+            )
+        if now["code"] != expected["code"]:
+            other.append(stage.step)
+    if other:
+        steps = ", ".join(dict.fromkeys(other))
+        if revision.code(other[0]) == code.digest(other[0]):
+            remedy = (
+                f"{LOCK} is older than the code that is committed with it: run dvc repro in "
+                f"{revision} and commit, or name the revision of the lock with --against"
+            )
+        else:
+            remedy = f"check out {revision} and run dvc repro"
+        raise UserError(
+            f"code: src/mmfl differs from that of {LOCK} in {revision} for {steps}; {remedy}"
+        )
+    return len({name for step in code.STEPS for name in code.modules(step)})
 
 
-def _at(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
+def _edited(revision: Revision) -> str:
+    """The first value in which the parameter files differ, if they do."""
+    here = mapping(Path(PARAMS).read_bytes(), PARAMS)
+    there = revision.yaml(PARAMS)
+    names = dict.fromkeys([*there, *here])
+    inner = (_difference(name, here.get(name), there.get(name)) for name in names)
+    return next(filter(None, inner), "which is older than the parameters there")
 
 
 def _difference(key: str, found: Any, expected: Any) -> str:
@@ -139,42 +163,22 @@ def _difference(key: str, found: Any, expected: Any) -> str:
     return "" if found == expected else f"{key}: found {found}, expected {expected}"
 
 
-def _same_code(stages: list[Stage], tree: Tree, revision: Revision) -> int:
-    """How many source files and manifests the lock lists.
-
-    Raises:
-        UserError: one of them is another one here.
-    """
-    made = {path for stage in stages for path in stage.outs}
+def _same_inputs(stages: list[Stage], tree: Tree, revision: Revision) -> None:
+    """Raises UserError if an input that no step writes, such as a manifest, is another one here."""
+    made_here = {path for stage in stages for path in stage.outs}
 
     def of_a_step(path: str) -> bool:
-        return any(path == out or path.startswith(f"{out}/") for out in made)
+        return any(path == out or path.startswith(f"{out}/") for out in made_here)
 
     listed = {p: e for s in stages for p, e in s.deps.items() if not of_a_step(p)}
-    other = []
     for path, entry in sorted(listed.items()):
         found = tree.read(path)
         if found is None or found.entry.md5 != entry.md5:
-            other.append(path)
-    if other:
-        stale = [
-            path for path in other if (kept := committed_entry(revision, path)) is None
-            or kept.md5 != listed[path].md5
-        ]  # fmt: skip
-        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
-        steps = dict.fromkeys(s.step for s in stages if set(other) & set(s.deps))
-        if stale:
-            remedy = (
-                f"{LOCK} is older than the code that is committed with it: run dvc repro in "
-                f"{revision} and commit, or name the revision of the lock with --against"
+            steps = dict.fromkeys(s.step for s in stages if path in s.deps)
+            raise UserError(
+                f"{path}: not what {LOCK} of {revision} lists, and it decides {', '.join(steps)}; "
+                f"check out {revision} and run dvc repro"
             )
-        else:
-            remedy = f"check out {revision} and run dvc repro"
-        raise UserError(
-            f"code: {', '.join(other[:3])}{more} differ from those of {LOCK} in {revision}, "
-            f"so other code decides {', '.join(steps)}; {remedy}"
-        )
-    return len(listed)
 
 
 class _Archive:
