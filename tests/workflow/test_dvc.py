@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -179,6 +181,39 @@ def test_repro_then_nothing_then_only_what_changed(fresh: Project, tmp_path: Pat
     project.run("dvc", "repro", "-sf", "train@simulated", **repeated.path)
     assert project.calls()[before:] == ["train"] * 3, "forced: every job of the stage"
     assert repeated.ran() == set(), "and what came out the same re-runs nothing"
+
+
+def test_an_edit_during_a_run_belongs_to_the_next(fresh: Project, tmp_path: Path) -> None:
+    """The lock of a run has the digests of its own values, and its models are those."""
+    project = fresh.copy(tmp_path / "while")
+    project.edit(train__methods=["mf"], train__seeds=[1])
+    for command in (["init", "-q"], ["add", "-A"]):
+        subprocess.run(["git", *command], cwd=project.folder, check=True)
+    before = made.start(load(project.folder / "params.yaml"), ARCHIVE)["train"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MMFL"))}
+    environment["STUB_WAITS"] = str(tmp_path / "go on")
+    command = [sys.executable, "-m", "dvc", "repro"]
+    with subprocess.Popen(
+        command, cwd=project.folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as running:  # fmt: skip
+        while not project.calls() and running.poll() is None:
+            time.sleep(0.05)
+        project.edit(train__learning_rate=0.9)
+        (tmp_path / "go on").touch()
+        text, _ = running.communicate()
+    assert running.returncode == 0, text
+    (model,) = project.folder.glob("runs/simulated/*/mf/default/seed-1/model.safetensors")
+    assert "'learning_rate': 0.3" in model.read_text()
+    lock = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]
+    recorded = lock[f"train@{ARCHIVE}"]["params"][f"data/start/{ARCHIVE}.json"]["train"]
+    assert recorded["mf/default"] == before["mf/default"]
+    assert project.changed() == ["start"]
+    before_next = len(project.calls())
+    done = project.run("dvc", "repro")
+    assert done.returncode == 0, done.stdout
+    assert project.calls()[before_next:] == ["train", "evaluate", "report"]
+    assert "'learning_rate': 0.9" in model.read_text()
 
 
 def test_what_another_parameter_file_wrote_does_not_stay(finished: Project, tmp_path: Path) -> None:
