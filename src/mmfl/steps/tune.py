@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +11,10 @@ import yaml
 from mmfl.errors import UserError
 from mmfl.files import atomic, write_text
 from mmfl.params import MethodEntry, Params, runs_of, trials, variant
+from mmfl.params.tasks import DIVERGED
 
 SCORE = "validation"
+log = logging.getLogger(__name__)
 
 
 def run(params: Params, archive: str, *, trained: Path, out: Path) -> None:
@@ -19,10 +22,11 @@ def run(params: Params, archive: str, *, trained: Path, out: Path) -> None:
 
     The score is the task's first one (macro average precision, or mean intersection over union)
     on the validation split after the last round, the mean over seeds; of equal ones the first is
-    taken. The test split is not looked at.
+    taken. A trial of which a seed diverged has no score, so it is never taken; `diverged` names
+    the seeds. The test split is not looked at.
 
     Raises:
-        UserError: there are no trials, or a run has no validation score.
+        UserError: there are no trials, or no trial of a method has a validation score.
     """
     if not trials(params):
         raise UserError(
@@ -31,10 +35,16 @@ def run(params: Params, archive: str, *, trained: Path, out: Path) -> None:
     table = scores(params, archive, trained)
     lacking = set(table["method"]) - set(table["method"][table[SCORE].notna()])
     if lacking:
+        method = sorted(lacking)[0]
+        own = table[table["method"] == method]
+        count = (own["diverged"] != "").sum()
+        reason = f" ({count} of {len(own)} trials diverged)" if count else ""
         raise UserError(
-            f"tune.trials: {sorted(lacking)[0]}: found no validation score in any trial, expected "
+            f"tune.trials: {method}: found no validation score in any trial{reason}, expected "
             "one; tuning needs locations in the validation split and a rate that does not diverge"
         )
+    for row in table[table["diverged"] != ""].itertuples():
+        log.warning("%s, %s: diverged, so not chosen: %s", row.method, row.values, row.diverged)
     best = table.loc[table.groupby("method", sort=False)[SCORE].idxmax()]
     table["chosen"] = table.index.isin(best.index)
     with atomic(out / "trials.csv") as temporary:
@@ -44,10 +54,10 @@ def run(params: Params, archive: str, *, trained: Path, out: Path) -> None:
 
 
 def scores(params: Params, archive: str, trained: Path) -> pd.DataFrame:
-    """method, set, values (text), at_edge, validation of every trial.
+    """method, set, values (text), at_edge, diverged (text), validation of every trial.
 
     at_edge: which keys have the smallest or largest value that was tried, so that a better one may
-    lie beyond.
+    lie beyond. diverged: seeds and rounds.
     """
     rows = []
     for item in trials(params):
@@ -56,6 +66,7 @@ def scores(params: Params, archive: str, trained: Path) -> pd.DataFrame:
             key for key, value in item.set.items()
             if len(grid[key]) > 1 and value in (min(grid[key]), max(grid[key]))
         ]  # fmt: skip
+        score, diverged = _last(params, archive, trained, item)
         rows.append(
             {
                 "method": item.method,
@@ -63,21 +74,25 @@ def scores(params: Params, archive: str, trained: Path) -> pd.DataFrame:
                 "set": item.set,
                 "values": ", ".join(f"{key}={value}" for key, value in item.set.items()),
                 "at_edge": ", ".join(edge),
-                SCORE: _last(params, archive, trained, item),
+                "diverged": diverged,
+                SCORE: score,
             }
         )
     return pd.DataFrame(rows)
 
 
-def _last(params: Params, archive: str, trained: Path, item: MethodEntry) -> float:
-    """Mean over seeds; NaN where training diverged."""
-    found = []
+def _last(params: Params, archive: str, trained: Path, item: MethodEntry) -> tuple[float, str]:
+    """Mean over seeds, NaN where one has no score; and which of them diverged."""
+    found, diverged = [], []
     for spec in runs_of(params, archive, item):
         path = trained / spec.path / "rounds.csv"
         try:
             rounds = pd.read_csv(path)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: not readable ({error}); run train") from None
-        server = rounds[rounds["client"] == "server"]["val_score"]
-        found.append(float(server.iloc[-1]))
-    return sum(found) / len(found)
+        server = rounds[rounds["client"] == "server"]
+        found.append(float(server["val_score"].iloc[-1]))
+        lost = server["round"][server["state"] == DIVERGED]
+        if len(lost):
+            diverged.append(f"seed {spec.seed} in round {lost.min()}")
+    return (float("nan") if diverged else sum(found) / len(found)), ", ".join(diverged)
