@@ -448,13 +448,15 @@ def preload(src: Path, tests: list[str]) -> None:
 
 
 def chosen_tests(package: str, given: list[str]) -> list[str]:
-    """The files of tests for a package."""
-    files: list[Path] = []
-    for name in given or TESTS.get(package, [f"tests/{package}"]):
-        path = ROOT / name.partition("::")[0]
-        files += sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
-    kept = [f for f in files if given or not f.name.startswith(LEFT_OUT)]
-    return [str(f.relative_to(ROOT)) for f in kept]
+    """The files of tests for a package, or those that were named."""
+    if given:
+        return given
+    files = [f for name in TESTS.get(package, [f"tests/{package}"]) for f in _files(ROOT / name)]
+    return [str(f.relative_to(ROOT)) for f in files if not f.name.startswith(LEFT_OUT)]
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
 
 
 def inject(src: Path, name: str, options: argparse.Namespace) -> list[str]:
@@ -508,7 +510,7 @@ def inject(src: Path, name: str, options: argparse.Namespace) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("files", nargs="+", help="files or folders below src/mmfl")
-    parser.add_argument("--tests", nargs="+", default=[], help="files or folders of tests")
+    parser.add_argument("--tests", nargs="+", default=[], help="tests as pytest names them")
     parser.add_argument("--sample", type=int, default=0, help="so many faults of each file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lines", default="", help="only these lines: 60 or 60-120")
