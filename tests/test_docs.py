@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -62,6 +63,13 @@ def test_tables_are_those_of_the_results(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["docs_tables.py", "--check"])
     assert tables.main() == 0, capsys.readouterr().err
+
+
+def test_every_table_is_on_a_page() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    assert [name for name in tables.BLOCKS if f"<!-- table: {name} -->" not in text] == []
+    top = (ROOT / "docs/comparison.md").read_text().splitlines()[:4]
+    assert "<!-- table: comparison state -->" in top
 
 
 def test_a_stale_table_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,6 +304,22 @@ def test_what_is_not_there_is_found() -> None:
     ]  # fmt: skip
     assert unknown_names(BAD) == ["MMFL_CASH", "mmfl.nowhere", "mmfl.workflow.inputs"]
     assert unknown_parameters(BAD) == ["mim.wait", "train.learning_speed", "train.rouns"]
+
+
+def scripts() -> list[str]:
+    """Every script with options that a page tells to run."""
+    text = "".join(page.read_text() for page in PAGES)
+    found = sorted(set(re.findall(r"python ((?:benchmarks|workflow)/[\w/]+\.py)", text)))
+    return [script for script in found if "argparse" in (ROOT / script).read_text()]
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_scripts_start(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.setattr(sys, "path", [str((ROOT / script).parent), *sys.path])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert end.value.code == 0
 
 
 def test_shell_lines_can_be_pasted() -> None:
