@@ -17,7 +17,8 @@ import toy
 from test_conformance import SOME, check
 
 from mmfl.strategies import STRATEGIES, aggregation, base
-from mmfl.strategies.base import Strategy
+from mmfl.strategies.base import Group, Strategy, TensorInfo
+from mmfl.strategies.fednova import NORM
 from mmfl.strategies.modules import mim, prototypes
 
 SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
@@ -181,7 +182,24 @@ def bias_corrected(self, server, updates):
     return {a: x / (1 - self.hyper.beta1 ** (server.round)) for a, x in moved.items()}
 
 
+def norms_by_name(self):
+    own = Group("norms", lambda t: "bn" in t.name or "norm" in t.name, lambda t, c: c.id)
+    return (own, *Strategy.groups(self))
+
+
+def as_many_steps_for_all(self, epoch):
+    return 5
+
+
+def squared_weights(self, size):
+    return float(size) ** 2
+
+
 FAULTS = {
+    "fedbn: norm layers found by name": ("fedbn", {"groups": norms_by_name}),
+    "moon: another budget of steps": ("moon", {"steps": as_many_steps_for_all}),
+    "fedprox: another budget of steps": ("fedprox", {"steps": as_many_steps_for_all}),
+    "mf: weights n_i squared": ("mf", {"nu": squared_weights}),
     "fedbn: norm layers shared": ("fedbn", {"groups": shared_norms}),
     "scaffold: variates initialised to the weights": ("scaffold", {"start": at_weights}),
     "scaffold: uniform weights": ("scaffold", {"population_sum": unweighted}),
@@ -227,14 +245,66 @@ def test_faults_in_what_all_share_are_noticed(tmp_path, monkeypatch):
         assert notices("mf", tmp_path / "late", STRATEGIES["mf"])
 
 
-def test_a_buffer_that_is_corrected_too_is_noticed():
-    """State for something that is no parameter breaks the declared traffic."""
-    from test_conformance import built
+def test_training_in_place_of_what_the_server_holds_is_noticed(tmp_path, monkeypatch):
+    """The next client would start from the last one's weights."""
+    import mmfl.federation.local_update as local
 
-    strategy, network, _ = built("scaffold")
-    server = strategy.start({k: v.clone() for k, v in network.state_dict().items()})
-    server.state["scaffold.c"]["s1", "norm.running_mean"] = torch.zeros(2)
-    assert set(server.state["scaffold.c"]) != set(server.parameters)
+    def aliased(network, strategy, broadcast, client):
+        named = dict(network.named_parameters(remove_duplicate=False))
+        for info in strategy.own(client):
+            named[info.key].data = broadcast.parameters[strategy.address(info, client)]
+
+    assert not notices("mf", tmp_path / "intact", STRATEGIES["mf"])
+    monkeypatch.setattr(local, "load", aliased)
+    assert notices("mf", tmp_path / "aliased", STRATEGIES["mf"])
+
+
+def test_fednova_that_divides_by_no_step_is_noticed(tmp_path):
+    def aggregate(self, server, updates):
+        nu, norms = [self.nu(u.size) for u in updates], [u.extras["fednova"][NORM] for u in updates]
+        pairs = list(zip(updates, norms, strict=True))
+        unit = [{a: d / n for a, d in u.delta.items()} for u, n in pairs]
+        tau = aggregation.weighted_sums([dict.fromkeys(u.delta, n) for u, n in pairs], nu)
+        return {a: tau[a] * d for a, d in aggregation.weighted_sums(unit, nu).items()}
+
+    faulty = subclass("fednova", aggregate=aggregate)
+    assert not notices("fednova", tmp_path / "all", faulty)  # the same, while everybody takes steps
+    for number, (strategy, finite) in enumerate(((STRATEGIES["fednova"], True), (faulty, False))):
+        server, _ = toy.run(
+            "fednova", toy.Quadratic(), toy.clients(), toy.settings(), tmp_path / str(number),
+            strategy, steps=toy.STEPS | {"a-s1": 0},
+        )  # fmt: skip
+        assert all(torch.isfinite(w).all() for w in server.parameters.values()) == finite
+
+
+def corrects_parameters_only(strategy, initial):
+    """Whether the state of an algorithm is that of parameters; buffers are nobody's drift."""
+    server = strategy.start(initial)
+    found = [set(server.state[slot]) == set(server.parameters) for slot in strategy.server_state]
+    for client in strategy.clients:
+        sent = strategy.broadcast(server, client)
+        found += [set(sent.extras[slot]) == set(sent.parameters) for slot in strategy.downlink]
+    return all(found)
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddc", "feddyn", "fedavgm", "fedadam"])
+def test_a_correction_of_running_statistics_is_noticed(name):
+    statistic = TensorInfo("norm.mean", "norm.mean", "s1", "statistic", True, False)
+    network = toy.Quadratic()
+    infos = [*network.infos(), statistic]
+    initial = {k: v.detach() for k, v in network.state_dict().items()}
+    initial["norm.mean"] = torch.zeros(2, dtype=torch.float64)
+
+    def start(self, initial):
+        server = STRATEGIES[name].start(self, initial)
+        for slot in self.server_state:
+            server.state[slot]["s1", "norm.mean"] = torch.zeros(2, dtype=torch.float64)
+        return server
+
+    hyper = getattr(toy.settings().algorithms, name)
+    for strategy, right in ((STRATEGIES[name], True), (subclass(name, start=start), False)):
+        built = strategy(infos, toy.clients(), hyper)
+        assert corrects_parameters_only(built, initial) == right
 
 
 def test_toy_objectives_are_the_same_in_torch_and_numpy():
