@@ -19,8 +19,8 @@ from mmfl.errors import UserError
 
 Key = tuple[str | int, ...]
 
-BYTES = 1 << 20  # the largest committed file has 10 kB
-VALUES = 20_000  # of a file, aliases written out
+BYTES = 4 << 20  # the largest committed file has 10 kB; 10,000 rows of train.methods 1 MB
+VALUES = 200_000  # of a file, aliases written out; 10,000 rows of train.methods have 60,000
 DEPTH = 20  # the deepest value of a parameter file lies at 8
 TEXT = 4096  # characters of a value: the longest path of Linux
 NUMBER = re.compile(

@@ -289,7 +289,7 @@ class Train(Section):
     """Federated training."""
 
     seeds: list[Seed] = Field([1, 2, 3], min_length=1, max_length=100)  # a run of each method each
-    methods: list[Method] = Field(["mf"], min_length=1, max_length=200)
+    methods: list[Method] = Field(["mf"], min_length=1, max_length=10_000)
     size: int = Field(
         32, ge=8, le=4096, description="pixels of a training image's side; of a tile: of a window's"
     )  # 12 bands of 4,096 px take 800 MB for one image
