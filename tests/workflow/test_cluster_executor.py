@@ -68,6 +68,7 @@ class Lab:
         (self.folder / "states").write_text(f"7|{state}\n" if state else "")
         text = f"7|{state}|{reason}|rule_train|/elsewhere\n" if state else ""
         (self.folder / "queue").write_text(text)
+        self.reason = reason
 
     def down(self, is_down: bool) -> None:
         if is_down:
@@ -184,18 +185,23 @@ def test_a_job_that_the_cluster_has_forgotten_is_sent_again(
     assert ("SLURM has forgotten job 7" in capsys.readouterr().err) == (state == "")
 
 
+@pytest.mark.parametrize("reason", ["PartitionTimeLimit", "AssocMaxWallDurationPerJobLimit"])
 def test_a_reason_for_which_a_job_never_starts_is_said_once(
-    lab: Lab, capsys: pytest.CaptureFixture
+    lab: Lab, capsys: pytest.CaptureFixture, reason: str
 ) -> None:
     executor = lab.executor()
-    lab.set("PENDING", "PartitionTimeLimit")
-    lab.submitted(executor)
-    wait_until(lambda: executor.told)
+    asked: list[str] = []
+    known = executor.known
+    executor.known = lambda jobs: (asked.append(lab.reason), known(jobs))[1]
     lab.set("PENDING", "Priority")
-    time.sleep(0.2)
+    lab.submitted(executor)
+    wait_until(lambda: "Priority" in asked)
+    for often, ordinary in ((2, "QOSMaxJobsPerUserLimit"), (3, reason)):
+        lab.set("PENDING", ordinary)
+        wait_until(lambda often=often, name=ordinary: asked.count(name) > often)
     executor.shutdown()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("mmfl: train: job 7 waits, SLURM's reason is PartitionTimeLimit")
+    assert line.startswith(f"mmfl: train: job 7 waits, SLURM's reason is {reason}: it may never")
 
 
 def test_a_submission_that_did_not_arrive_is_made_again(

@@ -23,10 +23,12 @@ from mmfl.cluster.queue import VARIABLE, cancel_left_behind, patience, queue, sa
 
 FORGOTTEN = 120  # seconds after which a job that SLURM does not list is given up
 SOON = 5  # seconds until the next question after an answer that was missing or odd
-NEVER = (  # reasons to wait that only another request, or an administrator, ends
-    "AssocMax", "BadConstraints", "InvalidAccount", "InvalidQOS", "JobHeld", "PartitionDown",
-    "PartitionInactive", "PartitionNodeLimit", "PartitionTimeLimit", "QOSMax",
-)  # fmt: skip
+# Reasons to wait that only another request, or an administrator, ends (squeue's manual). A limit of
+# how many jobs run at a time, such as QOSMaxJobsPerUserLimit, is none of them.
+NEVER = re.compile(
+    r"BadConstraints|Invalid(Account|QOS)|JobHeld\w+|Partition(Down|Inactive|NodeLimit|TimeLimit)"
+    r"|(Assoc|QOS)M(ax|in)\w+PerJob\w*|QOSMin\w+"
+)
 
 
 def refusal(message: str) -> str:
@@ -189,7 +191,7 @@ class Patient(Executor):  # type: ignore[misc]
                 )
                 continue
             kept.append(job_info)
-            if (why := reasons.get(number, "")).startswith(NEVER):
+            if NEVER.fullmatch(why := reasons.get(number, "")):
                 self.say_once(
                     f"{job.name}: job {number} waits, SLURM's reason is {why}: it may never start; "
                     "change the profile, `make check-cluster` compares it with the cluster"
