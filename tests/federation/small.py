@@ -38,8 +38,10 @@ def federation(
     assignment="duplicate",
     workers=1,
     participation=None,
+    held=None,
     **changes,
 ):
+    """`held`: the assignment of the clients, where it is not that of the parameters."""
     folder, table = store
     dump = parameters(method, **changes).model_dump()
     bands = dump["train"]["bands"] | {"s2-20m": ["B05", "B11"]}
@@ -48,7 +50,9 @@ def federation(
     dump["participation"] = participation or {}
     dump["report"]["baseline"] = method
     params = Params.model_validate(dump)
-    frame = build(table, scenario="country", assignment=assignment, modalities=modalities).frame
+    frame = build(
+        table, scenario="country", assignment=held or assignment, modalities=modalities
+    ).frame
     data = Data(folder, frame, params.train.bands, params.train.size)
     network = build_network(method, params, len(data.classes))
     initialise(network, 1)

@@ -222,7 +222,7 @@ def test_mim_changes_the_backbone_and_weight_zero_does_not(store, tmp_path):
 
 def test_disjoint_partition_has_no_bank(store, tmp_path):
     with pytest.raises(UserError, match="no training pair held in two modalities"):
-        federation(store, tmp_path, "mf+mim", assignment="disjoint")
+        federation(store, tmp_path, "mf+mim", held="disjoint")
 
 
 @pytest.mark.parametrize("assignment", ["both", "mixed"])

@@ -66,7 +66,7 @@ class Prototypes(Section):
 
 
 class Algorithms(Section):
-    """Own hyper-parameters of the compared algorithms (docs/algorithms.md)."""
+    """Own hyper-parameters of the compared algorithms (docs/algorithms.md), a field for each."""
 
     fedprox: FedProx = FedProx()  # type: ignore[call-arg]
     scaffold: Scaffold = Scaffold()  # type: ignore[call-arg]
@@ -79,10 +79,8 @@ class Algorithms(Section):
 
 
 ANCHORS = ("prior", "local", "centralised-steps", "centralised-epochs", "late-fusion")
-FEDERATED = (
-    "mf", "fedprox", "scaffold", "moon", "fedbn", "fednova", "feddyn", "feddc", "fedavgm",
-    "fedadam", "prototypes",
-)  # fmt: skip
+WITHOUT = ("mf", "fedbn", "fednova")  # algorithms without hyper-parameters of their own
+FEDERATED = (*WITHOUT, *Algorithms.model_fields)
 BASES = ANCHORS + FEDERATED
 MODULES = ("fw", "mim", "prototypes")
 OPTIMISERS = {  # what an algorithm's mathematics assumes of the local optimiser
