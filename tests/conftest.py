@@ -34,7 +34,9 @@ def samples() -> Path:
     return Path(folder).resolve()
 
 
-def make_store(folder: Path, *, pairs=48, seed=0, countries=("A", "B"), lonely=4) -> pd.DataFrame:
+def make_store(
+    folder: Path, *, pairs=48, seed=0, countries=("A", "B"), lonely=4, month=6
+) -> pd.DataFrame:
     """A small store of patches in the format of `split`; random pixels, the mean carries labels."""
     rng = np.random.default_rng(seed)
     archive = get("bigearthnet-v2")
@@ -47,7 +49,7 @@ def make_store(folder: Path, *, pairs=48, seed=0, countries=("A", "B"), lonely=4
             "s2": [f"{n}-s2" if i < pairs - lonely else None for i, n in enumerate(names)],
             "split": [("train", "train", "validation", "test")[i % 4] for i in range(pairs)],
             "country": [countries[(i // 4) % len(countries)] for i in range(pairs)],
-            "month": 6,
+            "month": month,
             "season": "JJA",
             "tile": "T33UUP",
             "labels": labels,

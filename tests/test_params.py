@@ -250,6 +250,52 @@ def test_faults_of_archives_are_one_line(data, expected):
     assert "\n" not in str(caught.value)
 
 
+def test_a_scenario_of_ones_own_is_known_where_its_columns_are(monkeypatch):
+    """The registry says what it reads; no part of its name does."""
+    monkeypatch.setitem(p.SCENARIOS, "half-year", ("month",))
+    monkeypatch.setitem(p.SCENARIOS, "country-size", ("equinox",))
+    for archive in ("simulated", "simulated-tiles"):
+        own = {"archives": {archive: {}}, "partition": {"scenario": "half-year"}}
+        assert p.validate(own).of(archive).partition.scenario == "half-year"
+    with pytest.raises(UserError, match="country-size, which needs the column equinox"):
+        p.validate({"partition": {"scenario": "country-size"}})
+
+
+def test_an_assignment_says_which_methods_it_refuses(monkeypatch):
+    one, some = p.ASSIGNMENTS["alternate"], p.ASSIGNMENTS["mixed"]
+    monkeypatch.setitem(p.ASSIGNMENTS, "own", one)
+    for method, message in (("mf+mim", "no shared pair"), ("late-fusion", None)):
+        data = {"partition": {"assignment": "own"}, "train": {"methods": ["mf", method]}}
+        if message is None:
+            assert p.validate(data).partition.assignment == "own"
+            continue
+        with pytest.raises(UserError, match=message):
+            p.validate(data)
+    monkeypatch.setitem(p.ASSIGNMENTS, "own", some)
+    with pytest.raises(UserError, match="needs clients with one modality each"):
+        p.validate(
+            {"partition": {"assignment": "own"}, "train": {"methods": ["mf", "late-fusion"]}}
+        )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_what_describes_a_run_names_its_own_method(path):
+    """run.json, and so `mmfl inspect`, show these values."""
+    params = p.load(path)
+    for archive in params.archives:
+        chosen = params.of(archive)
+        for item in (*p.entries(chosen), *p.trials(chosen)):
+            own = p.resolve(chosen, item)
+            assert own.train.methods == [item.method]
+            dumped = own.model_dump()
+            for key, value in item.set.items():
+                section, *inner = key.split(".")
+                found = dumped[section]
+                for part in inner:
+                    found = found[part]
+                assert found == value
+
+
 def test_a_change_of_a_built_in_catalogue_survives_a_method_with_own_values():
     """`resolve` writes the parameters out and reads them again."""
     entry = {"method": "mf", "set": {"train.size": 24}}
