@@ -54,6 +54,8 @@ def started_with(path):
             copy, params = Path(path), frozen.check(Path(path))
     except UserError as error:
         stop(error)
+    except OSError as error:
+        stop(f"{error.filename}: {error.strerror}; expected a folder to write in")
     if not MODULE:  # of the jobs that it spawns
         workflow.config_settings.configfiles = [copy.absolute()]
     return str(copy), params
