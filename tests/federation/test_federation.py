@@ -334,9 +334,19 @@ def test_normalisation_by_client(store, tmp_path):
     held = data.held["s2"]
     test = held[(held["client"] == client.id) & (held["split"] == "test")]["location"].to_numpy()
     x = data.batch("s2", test)
-    assert torch.equal(
-        fed.task.normaliser.locations("s2", x, test), fed.task.normaliser.client("s2", x, client.id)
-    )
+    images = data.batch("s2", client.train["s2"]).double().numpy()
+    mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3))
+    expected = (x.numpy() - mean[:, None, None]) / std[:, None, None]
+    other = next(c for c in data.clients if c.id == "a-s2")
+    found = fed.task.normaliser.locations("s2", x.clone(), test).numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert abs(fed.task.normaliser.client("s2", x.clone(), other.id).numpy() - found).max() > 1e-3
+    # a batch of both groups: each location by its own group's client
+    both = np.concatenate([test, held[held["client"] == "a-s2"]["location"].to_numpy()[:3]])
+    mixed = fed.task.normaliser.locations("s2", data.batch("s2", both), both)
+    np.testing.assert_allclose(mixed[: len(test)], expected, atol=2e-5)
+    alone = fed.task.normaliser.client("s2", data.batch("s2", both[-3:]), other.id)
+    assert torch.equal(mixed[-3:], alone)
 
 
 def test_late_fusion_federations_do_not_touch_each_other(store, tmp_path):

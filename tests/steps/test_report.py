@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_fixture import CLASSES, COVERS, TILES, write_partition, write_runs
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from mmfl.errors import UserError
 from mmfl.evaluation.bootstrap import mean_iou
@@ -353,3 +355,90 @@ def test_pages_of_one_parameter_file_link_to_one_another(tmp_path, monkeypatch):
         page = Outside()
         page.feed(Path(f"page/{archive}.html").read_text())
         assert page.found == [f"a href={other}.html"]
+
+
+def test_p_values_are_paired_by_seed_and_corrected_within_their_question(made, tmp_path):
+    """scipy's paired test, seeds in any order; statsmodels' Holm over the methods of a question."""
+    runs = list(made["runs"])
+    mixed = [runs[i] for i in np.random.default_rng(0).permutation(len(runs))]
+    order = {key(run): None for run in runs}
+    mixed.sort(key=lambda run: list(order).index(key(run)))  # seeds out of order, methods in order
+    out = tmp_path / "results" / "simulated" / "c"
+    report.tables_of(archive="simulated", clients="c", runs=mixed, out=out)
+    scores = read_scores(runs)
+    asked = ["policy", "modalities", "removed", "rate", "metric"]
+    frame = read_csv(out / "tables" / "missing.csv")
+    checked = 0
+    for (kind, *head), part in frame.groupby(["kind", *asked[1:]], dropna=False):
+        own = scores[(scores["kind"] == kind) & (scores["policy"] == "modality")]
+        for column, value in zip(asked[1:], head, strict=True):
+            own = own[own[column].isna() if pd.isna(value) else own[column] == value]
+        values = own.pivot(index="seed", columns="run", values="value")
+        others = [run for run in order if run != "mf"]
+        ps = [stats.ttest_rel(values[run], values["mf"]).pvalue for run in others]
+        part = part.set_index("run").loc[others]
+        assert part["p"].to_numpy() == pytest.approx(np.array(ps), rel=1e-6, abs=1e-12)
+        expected = multipletests(ps, method="holm")[1]
+        assert part["p_holm"].to_numpy() == pytest.approx(expected, rel=1e-6, abs=1e-12)
+        assert (part["tests"] == len(others)).all()
+        checked += 1
+    assert checked == 5 * (3 + 10 + 1)  # metrics; subsets, rates of two modalities, incomplete
+    policies = read_csv(out / "tables" / "policies.csv").dropna(subset=["own_local_p"])
+    expected = multipletests(policies["own_local_p"], method="holm")[1]
+    assert policies["own_local_p_holm"].to_numpy() == pytest.approx(expected)
+    for run, p in zip(policies["run"], policies["own_local_p"], strict=True):
+        own = scores[(scores["kind"] == "own") & (scores["metric"] == "ap_macro")]
+        means = own[own["run"] == run].groupby(["seed", "policy"])["value"].mean().unstack()
+        assert p == pytest.approx(stats.ttest_rel(means["local"], means["modality"]).pvalue)
+
+
+def test_no_test_location_holds_every_modality(tmp_path):
+    """What there is is compared, and every table says where something is."""
+    runs = write_runs(tmp_path, (1, 2))
+    for run in runs:
+        frame = pd.read_csv(run["scores"])
+        frame = frame[~frame["kind"].isin(["subset", "missing", "class"])]
+        frame.to_csv(run["scores"], index=False)
+    out = tmp_path / "results" / PLACE
+    report.tables_of(archive="simulated", clients="c", runs=runs, out=out)
+    compared = read_csv(out / "tables" / "comparison.csv").set_index("run")
+    assert (compared["kind"] == "incomplete").all() and (compared["modalities"] == "s1+s2").all()
+    assert compared["ap_macro_mean"].notna().all() and (compared["patches"] == 39).all()
+    assert compared.drop(index="mf")["ap_macro_diff"].notna().all()
+    assert set(json.loads((out / "metrics.json").read_text())["mf"]) == set(MULTI.metrics)
+    laid = report.laid_out(out)
+    assert laid["comparison"].title.startswith("Comparison on locations with fewer modalities")
+    assert "compared on those that hold fewer (39)" in laid["comparison"].notes[1]
+    assert "no score of a subset" in " ".join(laid["missing"].notes)
+    for name in ("comparison", "ablation", "missing", "policies"):
+        assert all("±" in cell for row in laid[name].rows for cell in row[1:2]), name
+    assert "holds every modality" in (out / "figures" / "missing.svg").read_text()
+    made = {"runs": runs, "out": out, "manifest": write_partition(tmp_path)}
+    text = write_page(made, tmp_path / "p.html")
+    assert "from Sentinel-1 and Sentinel-2" in text
+
+
+def test_a_mean_over_fewer_groups_says_so(tmp_path):
+    """Of local, groups whose clients see nothing of some locations are in no mean."""
+    runs = write_runs(tmp_path, (1, 2))
+    for run in runs:
+        if run["method"] == "local":
+            frame = pd.read_csv(run["scores"])
+            frame["models_asked"] = 4
+            frame["models"] = np.where(frame["modalities"] == "s1", 2 + run["seed"] % 2, 4)
+            frame.to_csv(run["scores"], index=False)
+    out = tmp_path / "results" / PLACE
+    report.tables_of(archive="simulated", clients="c", runs=runs, out=out)
+    notes = " ".join(report.laid_out(out)["missing"].notes)
+    assert "local, S1: the mean over the models of 2 of 4 groups" in notes
+    assert notes.count("the mean over the models") == 2  # in each of the two scores
+    frame = read_csv(out / "tables" / "missing.csv").query("run == 'local'")
+    assert set(frame["models"]) == {2, 4}
+
+
+def test_nothing_is_exchanged(tmp_path):
+    runs = [run for run in write_runs(tmp_path, (1, 2)) if run["method"] in ("prior", "local")]
+    out = tmp_path / "results" / PLACE
+    report.tables_of(archive="simulated", clients="c", runs=runs, out=out, baseline="local")
+    table = report.laid_out(out)["policies"]
+    assert table.rows == [] and table.notes[0].startswith("No method here exchanges anything")
