@@ -16,7 +16,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 PIECE = 1 << 18  # bytes that are taken at a time, at most; what has come is never waited over
-LEAST = 1024  # bytes a second that a server must send ...
+LEAST = 1000  # bytes a second that a server must send ...
 WINDOW = 30.0  # ... on average over so many seconds of waiting for it
 HEADERS = 120.0  # seconds in which the headers must be there, redirections included
 POLL = 0.1  # seconds after which a stop is seen, at most

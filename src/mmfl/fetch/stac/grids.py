@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from rasterio import DatasetReader
-from rasterio.enums import Resampling
+from rasterio.crs import CRS
 from rasterio.features import geometry_mask
 from rasterio.transform import Affine, array_bounds
-from rasterio.warp import reproject, transform, transform_geom
+from rasterio.warp import transform, transform_geom
 from rasterio.windows import Window
 
 from mmfl.files import digest
 
 LONGITUDES_LATITUDES = "EPSG:4326"
-EXACT = 1e-3  # pixels by which the way between two grids may be approximated
-MARGIN = 2  # pixels around a tile that take part in interpolation
+EXACT = 1e-6  # pixels by which two grids may differ and still be one
 LARGEST = 1 << 25  # pixels of a block, and of what is read for a tile
 Pixels = np.ndarray[Any, Any]
+# GDAL looks a name up in its list of file systems whenever it opens one, in memory too, and crashes
+# if another thread adds or takes one away meanwhile, as rasterio does for each `opener`.
+GDAL = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Tile:
         """Share of the pixels whose centre lies in one of the footprints (GeoJSON geometries)."""
         here = [transform_geom(LONGITUDES_LATITUDES, self.crs, one) for one in footprints]
         shape = (self.height, self.width)
-        outside = geometry_mask(here, shape, self.transform) if here else np.ones(shape, bool)
+        with GDAL:
+            outside = geometry_mask(here, shape, self.transform) if here else np.ones(shape, bool)
         return 1.0 - float(outside.mean())
 
 
@@ -63,9 +67,9 @@ def onto_grid(
     """The first band on the tile's grid: (height, width), `empty` in gaps.
 
     A pixel is interpolated between the four nearest (bilinearly), of which those without data
-    take no part; so one that lies on the grid stays as it is. Without data are those that the
-    raster says and those that `gaps` finds, as rasters do not say all. What lies under the tile is
-    read in one window.
+    take no part, and is a gap where the nearest is; so one that lies on the grid stays as it is.
+    Without data are those that the raster says and those that `gaps` finds, as rasters do not say
+    all. What lies under the tile is read in one window.
 
     Raises:
         ValueError: the raster's blocks or pixels are too small or too large to be of a scene.
@@ -73,54 +77,74 @@ def onto_grid(
     block = source.block_shapes[0][0] * source.block_shapes[0][1]
     if block > LARGEST:
         raise ValueError(f"blocks of {block:,} pixels, expected at most {LARGEST:,}")
-    window = _window(source, tile)
-    if window is None:
-        return np.full((tile.height, tile.width), empty, source.dtypes[0])
-    if window.height * window.width > LARGEST:
-        size = window.height * window.width
-        raise ValueError(f"{size:,} pixels under the tile, expected at most {LARGEST:,}")
-    found = source.read(1, window=window, masked=True)
-    values, missing = found.data, np.ma.getmaskarray(found)
-    missing = missing | gaps(values)
-    if np.isnan(empty) and values.dtype.kind != "f":
-        values = values.astype(np.float32)
-    mark = np.nan if values.dtype.kind == "f" else 0
-    values = np.where(missing, mark, values).astype(values.dtype)
-    result = np.full((tile.height, tile.width), empty, values.dtype)
-    reproject(
-        values,
-        result,
-        src_transform=source.window_transform(window),
-        src_crs=source.crs,
-        src_nodata=mark,
-        dst_transform=tile.transform,
-        dst_crs=tile.crs,
-        dst_nodata=empty,
-        resampling=Resampling.bilinear,
-        tolerance=EXACT,
-        XSCALE=1,  # or GDAL widens the kernel where the grids are turned to each other
-        YSCALE=1,
+    kind = np.dtype(source.dtypes[0])
+    if np.isnan(empty) and kind.kind != "f":
+        kind = np.dtype(np.float32)
+    result = np.full(tile.height * tile.width, empty, kind)
+    rows, cols = _places(source, tile)
+    nearest = np.floor(rows + 0.5), np.floor(cols + 0.5)
+    here = np.flatnonzero(
+        (nearest[0] >= 0) & (nearest[0] < source.height)
+        & (nearest[1] >= 0) & (nearest[1] < source.width)
+    )  # fmt: skip
+    if here.size:
+        rows, cols = rows[here], cols[here]
+        top, left = (max(int(np.floor(one.min())), 0) for one in (rows, cols))
+        height = min(int(rows.max()) + 2, source.height) - top
+        width = min(int(cols.max()) + 2, source.width) - left
+        if height * width > LARGEST:
+            raise ValueError(
+                f"{height * width:,} pixels under the tile, expected at most {LARGEST:,}"
+            )
+        found = source.read(1, window=Window(left, top, width, height), masked=True)
+        known = ~(np.ma.getmaskarray(found) | gaps(found.data))
+        values, valid = _bilinear(np.asarray(found.data), known, rows - top, cols - left)
+        if kind.kind in "iu":
+            values = np.floor(values + 0.5)
+        result[here[valid]] = values[valid].astype(kind)
+    return result.reshape(tile.height, tile.width)
+
+
+def _places(source: DatasetReader, tile: Tile) -> tuple[Pixels, Pixels]:
+    """Rows and columns in a raster of the tile's pixels; its pixels' centres are whole numbers.
+
+    NaN where the raster's reference system does not reach.
+    """
+    cols, rows = np.meshgrid(np.arange(tile.width) + 0.5, np.arange(tile.height) + 0.5)
+    x, y = _apply(tile.transform, cols.ravel(), rows.ravel())
+    if source.crs != CRS.from_user_input(tile.crs):
+        x, y = (np.array(one) for one in transform(tile.crs, source.crs, x, y))
+    cols, rows = _apply(~source.transform, x, y)
+    places = [np.where(np.isfinite(one), one, np.nan) - 0.5 for one in (rows, cols)]
+    whole = [np.round(one) for one in places]
+    rows, cols = (
+        np.where(abs(one - near) < EXACT, near, one)
+        for one, near in zip(places, whole, strict=True)
     )
-    return result
+    return rows, cols
 
 
-def _window(source: DatasetReader, tile: Tile) -> Window | None:
-    """The part of a raster under the tile, with a margin; None if there is none."""
-    edge = np.linspace(0, 1, 33)
-    rows = np.concatenate([0 * edge, 0 * edge + 1, edge, edge]) * tile.height
-    cols = np.concatenate([edge, edge, 0 * edge, 0 * edge + 1]) * tile.width
-    x, y = _apply(tile.transform, cols, rows)
-    east, north = (np.array(one) for one in transform(tile.crs, source.crs, x, y))
-    if not (np.isfinite(east).all() and np.isfinite(north).all()):
-        return None
-    cols, rows = _apply(~source.transform, east, north)
-    first = np.floor([rows.min(), cols.min()]) - MARGIN
-    last = np.ceil([rows.max(), cols.max()]) + MARGIN
-    first, last = np.maximum(first, 0), np.minimum(last, source.shape)
-    if (last <= first).any():
-        return None
-    (row, col), (height, width) = first.astype(int), (last - first).astype(int)
-    return Window(int(col), int(row), int(width), int(height))
+def _bilinear(values: Pixels, known: Pixels, rows: Pixels, cols: Pixels) -> tuple[Pixels, Pixels]:
+    """Values at places of an image, from those of its pixels that are known, and where there are.
+
+    Args:
+        values, known: (height, width).
+        rows, cols: (n,) places, within half a pixel of the image.
+    """
+    height, width = values.shape
+    top, left = np.floor(rows).astype(int), np.floor(cols).astype(int)
+    down, right = rows - top, cols - left
+    total, weights = np.zeros(rows.size), np.zeros(rows.size)
+    for step_down, by_row in ((0, 1 - down), (1, down)):
+        for step_right, by_col in ((0, 1 - right), (1, right)):
+            row, col = top + step_down, left + step_right
+            inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
+            row, col = np.clip(row, 0, height - 1), np.clip(col, 0, width - 1)
+            weight = np.where(inside & known[row, col], by_row * by_col, 0)
+            weights += weight
+            total += np.where(weight > 0, values[row, col], 0) * weight
+    near = known[np.floor(rows + 0.5).astype(int), np.floor(cols + 0.5).astype(int)]
+    return total / np.where(weights > 0, weights, 1), near & (weights > 0)
 
 
 def _apply(to: Affine, x: Pixels, y: Pixels) -> tuple[Pixels, Pixels]:

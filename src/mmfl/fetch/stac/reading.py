@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rasterio.errors import RasterioError
 
 from mmfl.errors import UserError
 from mmfl.fetch.stac.catalogues import Item, Remote, Service, Unusable
-from mmfl.fetch.stac.grids import Tile, onto_grid
+from mmfl.fetch.stac.grids import GDAL, Tile, onto_grid
 from mmfl.fetch.stac.scenes import taken
 from mmfl.fetch.stac.values import (
     UNITS,
@@ -131,7 +132,7 @@ def write_scene(path: Path, modality: str, tile: Tile, scene: Scene, bands: Sequ
         UserError: it could not be written.
     """
     try:
-        with atomic(path) as temporary:
+        with GDAL, atomic(path) as temporary:
             _write(temporary, modality, tile, scene, bands)
             with rasterio.open(temporary) as source:
                 source.read()
@@ -184,10 +185,7 @@ def _raw(
             break
         remote = Remote(service, href)
         try:
-            with (
-                rasterio.Env(**QUIET),
-                rasterio.open(f"{band}.tif", opener=remote.opened) as source,
-            ):
+            with rasterio.Env(**QUIET), _opened(remote, f"{band}.tif") as source:
                 _check_grid(item, source)
                 values = onto_grid(source, tile, gaps, empty)
         except (RasterioError, CPLE_BaseError) as error:
@@ -199,6 +197,21 @@ def _raw(
         if not problem:
             return values
     raise Unusable(f"{item['id']}: band {band} is damaged ({problem[:120]})")
+
+
+@contextmanager
+def _opened(remote: Remote, name: str) -> Iterator[rasterio.DatasetReader]:
+    """An asset as a raster. Its header is fetched before others have to wait for the opening."""
+    if not remote.size:
+        raise RasterioError("empty")
+    with ExitStack() as stack:
+        with GDAL:
+            source = stack.enter_context(rasterio.open(name, opener=remote.opened))
+        try:
+            yield source
+        finally:
+            with GDAL:
+                stack.close()
 
 
 def _check_grid(item: Item, source: rasterio.DatasetReader) -> None:
