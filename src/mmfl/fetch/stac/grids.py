@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -110,11 +111,7 @@ def _places(source: DatasetReader, tile: Tile) -> tuple[Pixels, Pixels]:
 
     NaN where the raster's reference system does not reach.
     """
-    cols, rows = np.meshgrid(np.arange(tile.width) + 0.5, np.arange(tile.height) + 0.5)
-    x, y = _apply(tile.transform, cols.ravel(), rows.ravel())
-    if source.crs != CRS.from_user_input(tile.crs):
-        x, y = (np.array(one) for one in transform(tile.crs, source.crs, x, y))
-    cols, rows = _apply(~source.transform, x, y)
+    cols, rows = _apply(~source.transform, *_centres(tile, source.crs))
     places = [np.where(np.isfinite(one), one, np.nan) - 0.5 for one in (rows, cols)]
     whole = [np.round(one) for one in places]
     rows, cols = (
@@ -124,6 +121,16 @@ def _places(source: DatasetReader, tile: Tile) -> tuple[Pixels, Pixels]:
     return rows, cols
 
 
+@lru_cache(maxsize=8)  # for the bands of a tile
+def _centres(tile: Tile, crs: CRS) -> tuple[Pixels, Pixels]:
+    """x and y of the tile's pixels in a reference system."""
+    cols, rows = np.meshgrid(np.arange(tile.width) + 0.5, np.arange(tile.height) + 0.5)
+    x, y = _apply(tile.transform, cols.ravel(), rows.ravel())
+    if crs != CRS.from_user_input(tile.crs):
+        x, y = (np.array(one) for one in transform(tile.crs, crs, x, y))
+    return x, y
+
+
 def _bilinear(values: Pixels, known: Pixels, rows: Pixels, cols: Pixels) -> tuple[Pixels, Pixels]:
     """Values at places of an image, from those of its pixels that are known, and where there are.
 
@@ -131,20 +138,23 @@ def _bilinear(values: Pixels, known: Pixels, rows: Pixels, cols: Pixels) -> tupl
         values, known: (height, width).
         rows, cols: (n,) places, within half a pixel of the image.
     """
-    height, width = values.shape
     top, left = np.floor(rows).astype(int), np.floor(cols).astype(int)
     down, right = rows - top, cols - left
-    total, weights = np.zeros(rows.size), np.zeros(rows.size)
-    for step_down, by_row in ((0, 1 - down), (1, down)):
-        for step_right, by_col in ((0, 1 - right), (1, right)):
-            row, col = top + step_down, left + step_right
-            inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
-            row, col = np.clip(row, 0, height - 1), np.clip(col, 0, width - 1)
-            weight = np.where(inside & known[row, col], by_row * by_col, 0)
-            weights += weight
-            total += np.where(weight > 0, values[row, col], 0) * weight
+    if not (down.any() or right.any()):  # one grid
+        return values[top, left].astype(np.float64), known[top, left]
     near = known[np.floor(rows + 0.5).astype(int), np.floor(cols + 0.5).astype(int)]
-    return total / np.where(weights > 0, weights, 1), near & (weights > 0)
+    content = np.pad(np.where(known, values, 0).astype(np.float64), 1).ravel()
+    there = np.pad(known.astype(np.float64), 1).ravel()
+    line = values.shape[1] + 2
+    first = (top + 1) * line + left + 1
+    total, weights = np.zeros(rows.size), np.zeros(rows.size)
+    for step, weight in (
+        (0, (1 - down) * (1 - right)), (1, (1 - down) * right),
+        (line, down * (1 - right)), (line + 1, down * right),
+    ):  # fmt: skip
+        total += weight * content.take(first + step)
+        weights += weight * there.take(first + step)
+    return total / np.where(near, weights, 1), near
 
 
 def _apply(to: Affine, x: Pixels, y: Pixels) -> tuple[Pixels, Pixels]:
