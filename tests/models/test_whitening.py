@@ -203,6 +203,46 @@ def test_bfloat16_is_whitened_in_float32():
     assert out.dtype == torch.bfloat16 and torch.isfinite(out).all()
 
 
+@pytest.mark.parametrize("method", ["cholesky", "zca"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_group_with_nan_leaves_the_others_as_they_were(method, stride, value, training):
+    """Channel 5 belongs to channels 4 to 7 and to the first block of 16."""
+
+    def run(x):
+        layer = BatchWhitening2d(32, method=method, stride=stride).double().train(training)
+        leaf = x.clone().contiguous(memory_format=torch.channels_last).requires_grad_()
+        out = layer(leaf)
+        (out * weights).sum().backward()
+        return out, leaf.grad, layer.weight.grad, layer.bias.grad, layer.running_mean
+
+    x, weights = draw(2, 32, 6, 6), draw(2, 32, 6, 6, seed=1)
+    spoiled = x.clone()
+    spoiled[0, 5, 1, 1] = value  # at a pixel that stride 2 does not see
+    others = [channel for channel in range(32) if channel // 4 != 1]
+    for one, two in zip(run(x), run(spoiled), strict=True):
+        place = 1 if one.ndim == 4 else 0
+        index = torch.tensor(others)
+        expected, found = one.index_select(place, index), two.index_select(place, index)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert not run(spoiled)[0][:, 4:8].isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["cholesky", "zca"])
+def test_a_backward_pass_within_autocast_is_the_same_to_the_bit(method):
+    found = []
+    for inside in (False, True):
+        layer = BatchWhitening2d(8, method=method, stride=2)
+        x = correlated().float().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(x).square().sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            out.backward()
+        found.append((x.grad, layer.weight.grad, layer.bias.grad))
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
 def test_group_must_divide():
     with pytest.raises(UserError, match="divisor of 6"):
         BatchWhitening2d(6)

@@ -7,7 +7,7 @@ import torch
 
 from mmfl.errors import UserError
 from mmfl.federation.data import Data
-from mmfl.models.network import Network
+from mmfl.models.network import Network, fewest_values
 from mmfl.params import Params, parts
 from mmfl.strategies import STRATEGIES
 from mmfl.strategies.base import Client, Module, Strategy, TensorInfo
@@ -48,6 +48,7 @@ def build_strategy(method: str, params: Params, network: Network, data: Data) ->
     strategy = assemble(base, names, params, tensor_infos(network), data.clients)
     if "mim" in names and params.mim.bank != "prototype":
         require_shared_pairs(method, strategy.clients)
+    require_two_images(method, strategy.clients, network, params.train.size)
     if isinstance(strategy, Prior):
         locations = np.unique(np.concatenate([client.locations for client in data.clients]))
         strategy.frequencies = torch.from_numpy(data.frequencies(locations)).float()
@@ -100,6 +101,19 @@ def require_shared_pairs(method: str, clients: list[Client]) -> None:
         raise UserError(
             f"{method}: found no training pair held in two modalities, expected at least one for "
             "the feature bank; use the assignment duplicate or a method without mim"
+        )
+
+
+def require_two_images(method: str, clients: list[Client], network: Network, size: int) -> None:
+    """Refuse a client whose norm layers would see one value: it has no variance."""
+    single = [(c.id, q) for c in clients for q in c.modalities if len(c.train[q]) == 1]
+    if single and fewest_values(network, size) == 1:
+        client, q = single[0]
+        raise UserError(
+            f"{method}: {client}: found 1 training image in {q}, expected 2 or more, as at "
+            f"train.size {size} the network ends in one pixel and a norm layer needs several "
+            "values; use a larger train.size, another model.backbone, or fewer groups"
+            + (f" ({len(single)} such clients)" if len(single) > 1 else "")
         )
 
 

@@ -18,7 +18,7 @@ from mmfl.federation.tiles import TileData
 from mmfl.models.compiled import compiled
 from mmfl.models.ensemble import Ensemble
 from mmfl.models.losses import wide
-from mmfl.models.network import Network
+from mmfl.models.network import Network, fewest_values
 from mmfl.params import Params
 from mmfl.params.tasks import IGNORED
 from mmfl.patches.augment import Turned
@@ -82,9 +82,12 @@ class Classification:
         self.device = device
         self._features = compiled(self.network) if params.train.compile else self.network.features
         self._bench = build_bench(self.network, data, normaliser, params, device)
+        self._pairs = fewest_values(self.network, params.train.size) == 1
 
     def plan(self, client: Client, round_index: int, steps: int | None) -> list[Step]:
-        return schedule(client, self.params, self.seed, round_index, steps, self.data.shards)
+        return schedule(
+            client, self.params, self.seed, round_index, steps, self.data.shards, self._pairs
+        )
 
     def read(self, client: Client, plan: Sequence[Step]) -> Iterator[Read]:
         requests = [(locations, self._turned(epoch)) for epoch, _, locations in plan]
@@ -153,12 +156,14 @@ def schedule(
     round_index: int,
     steps: int | None,
     shards: Callable[[Client, np.ndarray], np.ndarray] | None = None,
+    pairs: bool = False,
 ) -> list[Step]:
     """The steps of a round.
 
     Each epoch is a permutation keyed by (seed, epoch, client), see `shuffled`. With a fixed number
     of steps per round, rounds go on where the round before stopped within an epoch. `shards` says
-    in which shard each of a client's samples lies.
+    in which shard each of a client's samples lies. With `pairs` no batch has a single image of a
+    modality, see `accompanied`.
     """
     locations = client.locations
     slices = batches(len(locations), params.train.batch)
@@ -172,8 +177,26 @@ def schedule(
             rng, window = generator(seed, "order", epoch, client.id), params.train.window
             numbers = shards(client, locations) if shards is not None and window else None
             orders[epoch] = shuffled(locations, numbers, window, rng)
-        plan.append((epoch, epoch == last_epoch, orders[epoch][slices[position]]))
+        order, part = orders[epoch], slices[position]
+        batch = accompanied(order, part, client.train) if pairs else order[part]
+        plan.append((epoch, epoch == last_epoch, batch))
     return plan
+
+
+def accompanied(order: np.ndarray, part: slice, train: dict[str, np.ndarray]) -> np.ndarray:
+    """The samples `order[part]`, and a second one of each modality that only one of them has.
+
+    It is the next in the epoch's order, which begins anew at its end, and is seen twice in that
+    epoch. For networks that end in one pixel, where a single image has no variance; to leave it out
+    would keep a modality that few samples have from being learned.
+    """
+    batch, later = order[part], np.roll(order, -part.stop)
+    for _ in train:
+        for own in train.values():
+            if np.isin(batch, own).sum() == 1:
+                others = later[np.isin(later, own) & ~np.isin(later, batch)]
+                batch = np.concatenate([batch, others[:1]])
+    return batch
 
 
 def shuffled(

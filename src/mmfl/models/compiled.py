@@ -12,6 +12,7 @@ from torch import Tensor
 from mmfl.errors import UserError
 from mmfl.models.dense import Features
 from mmfl.models.network import Network
+from mmfl.models.whitening import BatchWhitening2d
 
 COMPILERS = ("g++", "clang++")
 SHAPES = 256
@@ -22,7 +23,8 @@ def compiled(network: Network) -> Callable[[str, Tensor], Features]:
     """`network.features`, compiled anew for every modality and shape.
 
     A program for all shapes would be made when a second one is met, and by what came first it
-    would differ between processes, and after a resume.
+    would differ between processes, and after a resume. Whitening layers are left as they are: each
+    waits for a value, at which a program has to end, and consists of products of matrices.
 
     Raises:
         UserError: there is no C++ compiler.
@@ -35,5 +37,8 @@ def compiled(network: Network) -> Callable[[str, Tensor], Features]:
         )
     torch._dynamo.config.recompile_limit = SHAPES
     torch._dynamo.config.accumulated_recompile_limit = SHAPES
+    for layer in network.modules():
+        if isinstance(layer, BatchWhitening2d):
+            layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
     found: Callable[[str, Tensor], Features] = torch.compile(network.features, dynamic=False)
     return found

@@ -75,6 +75,7 @@ class Network(nn.Module):
             if hasattr(nn.ModuleDict(), q):
                 raise UserError(f"modality {q}: found a name that PyTorch uses, expected another")
         self.modalities = tuple(sorted(bands))
+        self.bands = dict(bands)
         self.task = task
         self.fusion = fusion
         norm = norm_factory(**(whitening or {"where": "none"}))
@@ -180,6 +181,27 @@ class Network(nn.Module):
                 canonical, modality, kind, isinstance(owner, NORMS), shared, parts[0] == "heads"
             )
         return described
+
+
+@torch.no_grad()
+def fewest_values(network: Network, size: int) -> int:
+    """The fewest pixels of an image of `size` that a norm layer takes its statistics from."""
+    found: list[int] = []
+
+    def look(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        every = layer.stride if isinstance(layer, BatchWhitening2d) else 1
+        found.append(given[0][0, 0, ::every, ::every].numel())
+
+    layers = [layer for layer in network.modules() if isinstance(layer, NORMS)]
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    training = network.training
+    q = network.modalities[0]
+    blank = torch.zeros(1, network.bands[q], size, size)
+    network.eval().features(q, blank.to(next(network.parameters())))
+    network.train(training)
+    for hook in hooks:
+        hook.remove()
+    return min(found)
 
 
 def norm_factory(where: str, **whitening: Any) -> Norm:

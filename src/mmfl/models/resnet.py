@@ -25,6 +25,23 @@ def backbone(name: str) -> Callable[[Callable[..., Backbone]], Callable[..., Bac
     return register
 
 
+class Pointwise(nn.Conv2d):
+    """1x1 convolution at every stride-th pixel: (N, C, H, W) -> (N, D, ceil(H/s), ceil(W/s)).
+
+    The pixels are taken first, and convolved with stride 1: for fewer than 16 channels in
+    channels_last the backward pass of oneDNN's strided 1x1 convolution (AVX-512, version 3.12)
+    writes past the end of its memory. Pooling over one pixel takes them without a change, as fast
+    as the strided convolution (docs/performance.md); a slice is slower.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, 1, bias=False)
+        self.every = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.every == 1 else F.avg_pool2d(x, 1, self.every))
+
+
 class Basic(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
@@ -68,7 +85,7 @@ class Bottleneck(nn.Module):
 def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm, place: str) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs, place))
+    return nn.Sequential(Pointwise(inputs, outputs, stride), norm(outputs, place))
 
 
 class Backbone(nn.Module):

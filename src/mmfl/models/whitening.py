@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -58,6 +59,15 @@ def grouped(terms: Sequence[tuple[Tensor, Tensor]], shift: Tensor) -> Tensor:
     """shift (C,) + the sum of K x over the terms: x (M, C), each group's K (C/g, g, g); (M, C)."""
     group, channels = terms[0][1].shape[-1], len(shift)
     size = block(channels, group)
+    out = _grouped(terms, shift, size)
+    if size > group and not out.sum().isfinite():
+        out = _grouped(terms, shift, group)  # 0 x NaN is NaN: in a block it reaches other groups
+    return out
+
+
+def _grouped(terms: Sequence[tuple[Tensor, Tensor]], shift: Tensor, size: int) -> Tensor:
+    """`grouped` by dense blocks of `size` channels."""
+    group, channels = terms[0][1].shape[-1], len(shift)
     matrices = []
     for _, kernel in terms:
         dense = kernel.new_zeros(channels // size, size, size)
@@ -91,6 +101,17 @@ def _groups(dense: Tensor, group: int) -> Tensor:
 def block(channels: int, group: int) -> int:
     """Channels, some whole groups, that are multiplied at a time as one dense matrix."""
     return group * math.gcd(channels // group, max(BLOCK // group, 1))
+
+
+@contextmanager
+def group_by_group() -> Iterator[None]:
+    """Every group's products alone: the operations of the algorithm, which blocks add zeros to."""
+    global BLOCK
+    before, BLOCK = BLOCK, 1
+    try:
+        yield
+    finally:
+        BLOCK = before
 
 
 def apart(kernel: Tensor, vector: Tensor) -> Tensor:
@@ -131,7 +152,7 @@ def whitening_matrix(
     of the mean variance; the groups concerned are counted.
     """
     if method == "zca":
-        values, vectors = torch.linalg.eigh(shrunk)
+        values, vectors = _eigh(shrunk)
         root = values.clamp_min(FLOOR * 1e-3).sqrt()
         return vectors / root[..., None, :] @ vectors.mT, 0
     eye = torch.eye(shrunk.shape[-1], dtype=shrunk.dtype, device=shrunk.device)
@@ -159,7 +180,7 @@ def matrix_gradient(
     group of dead channels; these are finite.
     """
     if method == "zca":
-        values, vectors = torch.linalg.eigh(matrix)
+        values, vectors = _eigh(matrix)
         row, column = values[..., :, None], values[..., None, :]
         inner = vectors.mT @ (grad + grad.mT) @ vectors / 2
         inner = inner * (row * column).square() / (row + column)
@@ -167,6 +188,17 @@ def matrix_gradient(
     inner = (grad @ matrix.mT).tril()
     inner.diagonal(dim1=-2, dim2=-1).mul_(0.5)
     return -(matrix.mT @ inner @ matrix)
+
+
+def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (G, g) and vectors (G, g, g); NaN for a matrix with a number that is not finite.
+
+    LAPACK stops at such a matrix, and with it for all groups.
+    """
+    whole = matrices.isfinite().all(dim=-1).all(dim=-1)
+    eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    values, vectors = torch.linalg.eigh(torch.where(whole[:, None, None], matrices, eye))
+    return torch.where(whole[:, None], values, torch.nan), vectors
 
 
 def _raised(shrunk: Tensor, eye: Tensor, info: Tensor) -> Tensor:
@@ -209,6 +241,12 @@ class _Whitened(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        with torch.autocast(grad.device.type, enabled=False):  # also where that of the loss is on
+            return *_Whitened.gradients(ctx, grad), None, None
+
+    @staticmethod
+    def gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """dL/dx, dL/dgamma, dL/dbeta from dL/dy."""
         x, weight, mean, covariance, matrix, kernel = ctx.saved_tensors
         layer, group = ctx.layer, ctx.layer.group
         flat = pixels(grad)
@@ -227,7 +265,7 @@ class _Whitened(torch.autograd.Function):
             found = images(grouped([(flat, kernel.mT)], torch.zeros_like(shift)), x)
             part = found[:, :, :: layer.stride, :: layer.stride]
             part += images(grouped([(seen, slope)], shift), part)
-        return found, grad_weight, total, None, None
+        return found, grad_weight, total
 
 
 def images(flat: Tensor, like: Tensor) -> Tensor:

@@ -229,8 +229,9 @@ def cost(frame: pd.DataFrame, baseline: str, task: Task) -> Table:
     note = [
         aim,
         _seeds(frame),
-        "FLOPs: forward and backward pass of training. Up and down: bytes that all clients send "
-        "and receive in a run, the mean over seeds.",
+        "FLOPs: forward and backward pass of training, a multiplication and an addition are two; "
+        "convolutions, linear layers, whitening and MIM (docs/models.md). Up and down: bytes that "
+        "all clients send and receive in a run, the mean over seeds.",
     ]
     return _table("cost", "Cost", header, rows, note, frame["run"] == baseline)
 

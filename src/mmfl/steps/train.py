@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -108,14 +108,15 @@ def train_one(
     state = task.network.state_dict()
     initial = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
 
-    cells = _cells(spec.method, params)
+    negatives, cells = _pairs(spec.method, params)
+    others = len(strategy.modules) - (negatives is not None) + (strategy.extra_forwards > 0)
 
     @functools.cache
     def flops(modalities: tuple[str, ...]) -> float:
         return training_flops(
             task.network, modalities, params.train.size,
-            projected=strategy.projects, extra_forwards=strategy.extra_forwards,
-            cells=cells, negatives=params.mim.negatives, batch=params.train.batch if cells else 8,
+            projections=others, extra_forwards=strategy.extra_forwards,
+            negatives=negatives, cells=cells, batch=params.train.batch if negatives else 8,
         )  # fmt: skip
 
     @functools.cache
@@ -161,10 +162,11 @@ def train_one(
     shutil.rmtree(unit.folder / WORK, ignore_errors=True)
 
 
-def _cells(method: str, params: Params) -> int | None:
-    """Cells along a side between which MIM is maximised; None where features are pooled."""
-    uses = "mim" in parts(method)[1] and params.mim.bank != "prototype"
-    return params.mim.cells if uses and params.mim.features == "cells" else None
+def _pairs(method: str, params: Params) -> tuple[Literal["all", "cross"] | None, int | None]:
+    """The negatives of MIM and its cells along a side; None without it, None for whole samples."""
+    if "mim" not in parts(method)[1] or params.mim.bank == "prototype":
+        return None, None
+    return params.mim.negatives, params.mim.cells if params.mim.features == "cells" else None
 
 
 def published(server: Server) -> Server:
