@@ -120,6 +120,97 @@ def test_empty_clients_and_missing_partners_are_reported():
     assert summary["clients"]["austria-s2"]["labels"] == {"0": 2, "3": 1}
 
 
+SMALL = pd.DataFrame(
+    [
+        ("p0", "train", [0, 1], True, True, "A", 1),
+        ("p1", "train", [1], True, False, "A", 2),
+        ("p2", "train", [2], True, True, "B", 2),
+        ("p3", "train", [0], False, True, "B", 3),
+        ("p4", "validation", [1], True, True, "A", 2),
+        ("p5", "test", [0], True, True, "B", 12),
+        ("p6", "train", [1, 2], True, True, "A", 12),
+        ("p7", "test", [3], False, False, "A", 2),
+    ],
+    columns=["pair", "split", "labels", "s1", "s2", "country", "month"],
+)
+
+
+def test_a_summary_by_hand():
+    """Counts of training alone; a location of two modalities counts once; p7 is held by nobody."""
+    found = build(SMALL, scenario="country", assignment="duplicate").summary
+    assert found["locations"] == {"test": 2, "train": 5, "validation": 1}
+    assert found["locations_by_group"] == {
+        "a": {"train": 3, "validation": 1, "test": 1}, "b": {"train": 2, "test": 1}
+    }  # fmt: skip
+    clients = found["clients"]
+    assert {c: e["labels"] for c, e in clients.items()} == {
+        "a-s1": {"0": 1, "1": 3, "2": 1}, "a-s2": {"0": 1, "1": 2, "2": 1},
+        "b-s1": {"2": 1}, "b-s2": {"0": 1, "2": 1},
+    }  # fmt: skip
+    assert {c: e["partners"] for c, e in clients.items()} == {
+        "a-s1": 2, "a-s2": 2, "b-s1": 1, "b-s2": 1
+    }  # fmt: skip
+    assert clients["a-s1"]["locations"] == {"train": 3, "validation": 1}
+    assert clients["b-s2"]["counts"] == {"s2": {"train": 2, "test": 1}}
+    assert found["shared_training_pairs"] == 3 and found["without_holder"] == 1
+    assert found["without_partner"] == {"s1": 1, "s2": 1}
+    assert found["pooled_labels"] == {"0": 2, "1": 3, "2": 2} and found["empty_clients"] == []
+    both = build(SMALL, scenario="country", assignment="both").summary["clients"]["a-s1-s2"]
+    assert both["labels"] == {"0": 1, "1": 3, "2": 1} and both["partners"] == 0
+    assert both["counts"] == {"s1": {"train": 3, "validation": 1},
+                              "s2": {"train": 2, "validation": 1}}  # fmt: skip
+    assert both["locations"] == {"train": 3, "validation": 1}
+
+
+@pytest.mark.parametrize(
+    ("months", "countries", "pairs"),
+    [
+        ([2], None, ["p1", "p2", "p4"]), ([12], None, ["p5", "p6"]), ([1, 3], None, ["p0", "p3"]),
+        (None, ["B"], ["p2", "p3", "p5"]), ([2, 12], ["B"], ["p2", "p5"]),
+    ],
+)  # fmt: skip
+def test_months_and_countries_by_hand(months, countries, pairs):
+    found = build(
+        SMALL, scenario="country", assignment="duplicate", months=months, countries=countries
+    ).frame
+    assert sorted(set(found["pair"])) == pairs
+
+
+@pytest.mark.parametrize(("scenario", "assignment"), [("dirichlet", "duplicate"),
+                                                      ("country", "disjoint")])  # fmt: skip
+def test_what_is_drawn_depends_on_the_seed(scenario, assignment):
+    table = pd.DataFrame(
+        {
+            "pair": [f"p{i}" for i in range(60)], "split": "train", "country": "A", "month": 6,
+            "labels": [[0]] * 60, "s1": True, "s2": True,
+        }
+    )  # fmt: skip
+    draws = [
+        build(
+            table, scenario=scenario, assignment=assignment, clients=3, seed=seed, alpha=100
+        ).frame
+        for seed in (1, 2, 1)
+    ]
+    held = [{(r.client, r.pair) for r in frame.itertuples()} for frame in draws]
+    assert held[0] == held[2]
+    assert len(held[0] & held[1]) < 0.8 * len(held[0])
+
+
+def test_halves_of_disjoint_are_of_every_split():
+    table = pd.DataFrame(
+        {
+            "pair": [f"p{i:02d}" for i in range(48)],
+            "split": np.repeat(["train", "validation", "test"], [24, 16, 8]),
+            "country": np.resize(["A", "A", "B", "B"], 48), "month": 6,
+            "labels": [[0]] * 48, "s1": True, "s2": True,
+        }
+    )  # fmt: skip
+    frame = build(table, scenario="country", assignment="disjoint", seed=3).frame
+    sizes = frame.groupby(["client", "split"]).size()
+    assert all((sizes[f"{g}-s1"] == sizes[f"{g}-s2"]).all() for g in ("a", "b"))
+    assert sizes["a-s1"].to_dict() == {"test": 2, "train": 6, "validation": 4}
+
+
 def test_file_keeps_content_and_notices_edits(tmp_path, store):
     frame = build(store[1], scenario="country", assignment="duplicate").frame
     path = tmp_path / "m.parquet"

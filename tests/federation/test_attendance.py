@@ -30,7 +30,9 @@ def test_frequencies_are_the_probabilities():
     assert found["late"] / total == pytest.approx(0.3, abs=0.02)
 
 
-@pytest.mark.parametrize(("fraction", "asked"), [(1.0, 20), (0.5, 10), (0.12, 2), (0.01, 1)])
+@pytest.mark.parametrize(
+    ("fraction", "asked"), [(1.0, 20), (0.5, 10), (0.12, 2), (0.13, 3), (0.01, 1)]
+)
 def test_the_fraction_is_asked_and_everybody_alike(fraction, asked):
     found = rounds(fraction=fraction)
     assert {len(r) for r in found} == {asked}
@@ -60,3 +62,18 @@ def test_draws_depend_on_seed_and_round_not_on_the_order_of_clients():
     one = attendance(CLIENTS, choice, 1, 0)
     assert one == attendance(CLIENTS[::-1], choice, 1, 0)
     assert one != attendance(CLIENTS, choice, 2, 0) and one != attendance(CLIENTS, choice, 1, 1)
+
+
+def test_a_schedule_goes_before_luck():
+    schedule = [{"round": r, "client": "c03", "what": "late"} for r in range(1, 41)]
+    found = rounds(40, fails=0.9, schedule=schedule)
+    assert {r["c03"] for r in found} == {"late"}
+    assert {state for r in found for state in r.values()} == {"trained", "failed", "late"}
+
+
+def test_every_client_has_luck_of_its_own_in_every_round():
+    """Half fail: alike in all clients or rounds with a probability below 1e-5 each."""
+    found = rounds(40, fails=0.5)
+    assert all(set(r.values()) == {"trained", "failed"} for r in found)
+    for client in CLIENTS:
+        assert {r[client.id] for r in found} == {"trained", "failed"}

@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from mmfl.federation.optimiser import Sgd
+from mmfl.federation.optimiser import Sgd, optimiser
+from mmfl.params.sections import Train
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -27,6 +28,29 @@ def test_the_bits_of_torch(momentum: float) -> None:
         theirs.step()
         assert all(torch.equal(a, b) for a, b in zip(own, other, strict=True))
     assert torch.equal(own[2], start[2]) and not torch.equal(own[1], start[1])
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+def test_every_round_begins_with_a_fresh_optimiser(name: str) -> None:
+    """Two rounds of three steps: momentum and moments of the first are forgotten."""
+    momentum = 0.9 if name == "momentum" else 0.0
+    chosen = "adam" if name == "adam" else "sgd"
+    train = Train(optimiser=chosen, momentum=momentum, learning_rate=0.25)  # type: ignore[arg-type]
+    own, other = (torch.nn.Parameter(torch.arange(3.0)) for _ in range(2))
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(2):
+        mine = optimiser([own], train)
+        theirs: torch.optim.Optimizer = (
+            torch.optim.Adam([other], lr=0.25)
+            if name == "adam"
+            else torch.optim.SGD([other], lr=0.25, momentum=momentum)
+        )
+        for _ in range(3):
+            gradient = torch.randn(3, generator=generator)
+            own.grad, other.grad = gradient.clone(), gradient.clone()
+            mine.step()
+            theirs.step()
+        assert torch.equal(own, other)
 
 
 def test_a_step_imports_no_compiler() -> None:
