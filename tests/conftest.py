@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 
 from drawn_tiles import make_tiles
+from mmfl import intact
 from mmfl.archives import get
-from mmfl.patches.labels import write_store
 from mmfl.patches.shards import Shard
 from mmfl.patches.tables import group_columns
 from mmfl.patches.writer import write_index, write_labels
+from sealing import seal
 
 # Minutes each, so they begin first; `make test` gives whole files to processes in this order.
 LONGEST = ("test_slurm.py", "test_pipeline.py", "test_dvc.py", "test_after_pull.py")
@@ -32,6 +33,12 @@ def samples() -> Path:
     if not folder:
         pytest.skip("MMFL_SAMPLES is not set: real samples not tested")
     return Path(folder).resolve()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _remembered(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What was checked is remembered apart from the cache of this copy."""
+    intact.REMEMBERED = str(tmp_path_factory.mktemp("checked"))
 
 
 def make_store(
@@ -70,7 +77,7 @@ def make_store(
         groups = group_columns(table, list(archive.modalities))
         write_index(target, modality, table, 4096, "test", groups=groups)
     write_labels(folder / "labels", table, archive)
-    write_store(folder)
+    seal(folder)
     return table
 
 

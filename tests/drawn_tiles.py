@@ -102,5 +102,5 @@ def make_tiles(folder: Path, archive: Archive | None = None, **choice) -> pd.Dat
     for name in (MASK.name, *archive.modalities):
         encode(archive, folder, folder, modality=name, metadata=table, **choice)
     write_labels(folder / "labels", table, archive)
-    write_store(folder)
+    write_store(folder, "simulated-tiles")
     return table

@@ -14,6 +14,7 @@ BASE = {
     "params",
     "errors",
     "files",
+    "intact",
     "code",
     "cache",
     "processes",

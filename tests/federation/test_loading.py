@@ -1,5 +1,6 @@
 """Reading ahead: the same batches, whichever way they go, and buffers that nobody else uses."""
 
+import os
 import threading
 import time
 
@@ -124,8 +125,7 @@ def test_a_damaged_shard_is_named_by_who_asked(store, tmp_path):
     data = task_of(store, tmp_path).data
     client = next(c for c in data.clients if c.modalities == ("s1",))
     path = store[0] / "s1" / "10m-00000.npy"
-    data.stores["s1"]._maps.clear()
-    path.write_bytes(path.read_bytes()[:5000])
+    os.truncate(path, 5000)  # after it was checked: a memory map would end the process
     before = threading.active_count()
     with pytest.raises(UserError, match=r"10m-00000\.npy: damaged shard .*mmfl split --archive"):
         list(read_ahead(data, client, requests(client), CPU))

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.transform import Affine, from_origin
 from small_tiles import BANDS, SIZE, tile_data
+from torch.nn import functional as F
 
-from drawn_tiles import drawn_tiles
+from drawn_tiles import drawn_tiles, make_tiles
+from mmfl.archives.base import Mask
 from mmfl.errors import UserError
 from mmfl.federation.data import Normaliser
 from mmfl.federation.tiles import grid
@@ -206,9 +208,58 @@ def test_places(data):
         assert transform == from_origin(4e5 + 1000 * number, 58e5, 10, 10)
 
 
+def windows_of(q, pair):
+    """Of an archive's tile, by torch's and NumPy's own means: float64 in raw units."""
+    nodata = ARCHIVE.modalities[q].bands[0].nodata
+    x = np.stack([ARCHIVE.read(None, q, pair, band).astype(np.float32) for band in BANDS[q]])
+    x[x == nodata] = np.nan
+    classes = ARCHIVE.mask(None, pair).classes
+    x = F.interpolate(torch.from_numpy(x)[None], classes.shape, mode="bilinear")[0].numpy()
+    more = [(0, max(0, SIZE - length)) for length in classes.shape]
+    x = np.pad(x, [(0, 0), *more], mode="reflect").astype(float)
+    classes = np.pad(classes, more, constant_values=IGNORED)
+    boxes = [np.s_[t : t + SIZE, left : left + SIZE] for t, left in grid(classes.shape, SIZE)]
+    return [x[:, *box] for box in boxes if (classes[box] != IGNORED).any()]
+
+
+class Stripes(type(ARCHIVE)):
+    """Tiles of 16 x 16 pixels; s2 has half as many, its columns are 1000 and 1004 in turn."""
+
+    def mask(self, root, pair):
+        return Mask(np.full((16, 16), int(pair[-1]) % 3, np.uint8))
+
+    def shape(self, root, modality, patch):
+        return (8, 8) if modality == "s2" else (16, 16)
+
+    def read(self, root, modality, patch, band):
+        return np.tile([1000, 1004], (8, 4)).astype(np.uint16) if modality == "s2" else (
+            np.arange(256.0).reshape(16, 16).astype(self.modality(modality).band(band).dtype)
+        )  # fmt: skip
+
+
+def test_statistics_by_hand(tmp_path):
+    """Doubled, a line reads 1000, 1001, 1003, 1003, 1001, ..., 1003, 1004: variance 22/16, not 4.
+
+    0 to 255: mean 127.5, variance (256 squared - 1) / 12.
+    """
+    archive = Stripes(**{n: getattr(ARCHIVE, n) for n in ARCHIVE.__dataclass_fields__})
+    table = make_tiles(tmp_path / "patches", archive)
+    found = tile_data((tmp_path / "patches", table)).statistics("client")
+    for entries in (found["s1"], found["s2"]):
+        assert len(entries) == 3
+    for mean, std in found["s2"].values():
+        assert mean == pytest.approx([1002, 1002], rel=1e-12)
+        assert std == pytest.approx([1.375**0.5] * 2, rel=1e-9)
+    for mean, std in found["s1"].values():
+        assert mean == pytest.approx([127.5, 127.5], rel=1e-12)
+        assert std == pytest.approx([((256**2 - 1) / 12) ** 0.5] * 2, rel=1e-9)
+
+
 @pytest.mark.parametrize("normalisation", ["global", "client"])
-def test_statistics_are_numpys_over_the_training_tiles(tiles, data, normalisation):
-    """Each tile once, gaps left out; a band of a client without pixels takes the pooled ones."""
+def test_statistics_are_numpys_over_the_training_windows(tiles, data, normalisation):
+    """As the network sees them: on the mask's grid, mirrored, cut, without those that no class is
+    in. Gaps are left out; a band of a client without pixels takes the pooled ones.
+    """
     found = data.statistics(normalisation)
     chosen = {("s1", "b"): ["s1", "b-s1"], ("s2", "a"): ["s2", "a-s2"], ("dem", None): ["dem"]}
     for (q, group), (name, *client) in chosen.items():
@@ -221,11 +272,8 @@ def test_statistics_are_numpys_over_the_training_tiles(tiles, data, normalisatio
             table = table[table["country"].str.lower() == group]
         pixels = []
         for pair in table["pair"]:
-            bands = [ARCHIVE.read(None, q, pair, band).astype(float) for band in BANDS[q]]
-            pixels.append(np.stack(bands).reshape(len(bands), -1))
-        flat = np.concatenate(pixels, axis=1)
-        nodata = ARCHIVE.modalities[q].bands[0].nodata
-        flat[flat == nodata] = np.nan
+            pixels += windows_of(q, pair)
+        flat = np.concatenate([x.reshape(len(x), -1) for x in pixels], axis=1)
         mean, std = found[q][client[0] if client else "all"]
         np.testing.assert_allclose(mean, np.nanmean(flat, axis=1), rtol=1e-12)
         np.testing.assert_allclose(std, np.nanstd(flat, axis=1), rtol=1e-9)

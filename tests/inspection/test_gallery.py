@@ -13,6 +13,7 @@ from mmfl.errors import UserError
 from mmfl.inspection.gallery import load_gallery
 from mmfl.patches.writer import encode, write_labels
 from mmfl.reporting.gallery import Location, Tile
+from sealing import seal
 
 PAIRS = [f"p{i}" for i in range(5)]
 SHAPES = {pair: (12, 16) if pair == "p2" else (20, 20) for pair in PAIRS}
@@ -51,7 +52,9 @@ class Stub:
             height = np.full((1, *shape), number, np.int16)
             height[0, -1, -1] = -99
             return height
-        return np.stack([np.full(shape, number), np.full(shape, -number)]).astype(np.float32)
+        radar = np.stack([np.full(shape, number), np.full(shape, -number)]).astype(np.float32)
+        radar[:, 0, 0] += 1  # an image of one value is none
+        return radar
 
 
 @pytest.fixture
@@ -64,6 +67,7 @@ def made(tmp_path):
     for name in ("elevation", "sar", "mask"):
         encode(Stub(), tmp_path, tmp_path / "store", modality=name, metadata=table)
     write_labels(tmp_path / "store/labels", table, Stub())
+    seal(tmp_path / "store")
     maps = tmp_path / "scores/predictions"
     maps.mkdir(parents=True)
     for pair, (height, width) in SHAPES.items():
@@ -97,7 +101,8 @@ def test_tiles_with_every_modality_at_equal_steps(made):
         and (tile.mask.ravel()[1:] == 1).all()
     )
     assert (tile.predicted == 1).all()
-    assert (tile.images["sar"][0] == -3).all() and (tile.images["sar"][1] == 3).all()
+    sar = tile.images["sar"].reshape(2, -1)
+    assert (sar[0, 1:] == -3).all() and (sar[1, 1:] == 3).all() and (sar[:, 0] == (-2, 4)).all()
     height = tile.images["elevation"][0]
     assert np.isnan(height[-1, -1]) and height[0, 0] == 3
     assert found.classes == ("water", "land") and list(found.colours) == ["#0000ff", "#00ff00"]
@@ -121,6 +126,7 @@ def test_labels_of_other_archives(made):
     (made / "store/labels/classes.json").write_text(
         '{"task": "multilabel", "classes": ["water", "land"], "colours": null}'
     )
+    seal(made / "store")
     place = load(made, 1).places[0]
     assert isinstance(place, Location) and list(place.images) == ["sar", "elevation"]
     assert place.labels == ("water",) and place.predicted == ("water", "land")
@@ -143,4 +149,5 @@ def test_without_predictions_some_locations(made):
 def test_a_modality_that_names_no_band_is_not_shown(made):
     path = made / "store/sar/modality.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"show": []}))
+    seal(made / "store")
     assert load(made).bands == {"elevation": ["height"]}

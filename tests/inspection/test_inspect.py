@@ -17,7 +17,9 @@ from safetensors.numpy import save_file
 from mmfl import cli
 from mmfl.archives import get
 from mmfl.inspection.recognise import inspect
+from mmfl.patches.labels import write_store
 from mmfl.steps import partition, split
+from sealing import seal
 
 V2 = get("bigearthnet-v2")
 
@@ -108,27 +110,55 @@ def grow(path: Path) -> None:
     pd.concat([frame, frame.assign(row=99, pair=frame["pair"] + "x")]).to_parquet(path)
 
 
+DIGEST = "damaged: found SHA-256"
+
+
 @pytest.mark.parametrize(
     ("name", "break_it", "match"),
     [
-        ("s2/20m-00001.npy", flip, "does not fit its checksum"),
-        ("s1/10m-00000.npy", lambda p: os.truncate(p, 5000), "not readable"),
-        ("s1/10m-00000.npy", lambda p: os.truncate(p, 0), "not readable"),
+        ("s2/20m-00001.npy", flip, DIGEST),
+        ("s1/10m-00000.npy", lambda p: os.truncate(p, 5000), DIGEST),
+        ("s1/10m-00000.npy", lambda p: os.truncate(p, 0), DIGEST),
         ("s2/60m-00004.npy", Path.unlink, "is missing"),
-        ("s1/10m-00002.npy", lambda p: np.save(p, np.zeros(3)), "expected float32"),
-        ("s2/index.parquet", Path.unlink, "s2: not readable"),
-        ("s2/index.parquet", grow, "24 rows lie in no shard"),
-        ("s1/modality.json", lambda p: p.write_text("{}"), "s1: not readable"),
-        ("labels/index.parquet", lambda p: p.write_bytes(b"PAR1"), "labels: not readable"),
-        ("labels/skipped.csv", lambda p: p.write_text("a,b\n"), "skipped.csv: found a, b"),
+        ("s2/index.parquet", Path.unlink, "is missing"),
+        ("s2/index.parquet", grow, DIGEST),
+        ("s1/modality.json", lambda p: p.write_text("{}"), DIGEST),
+        ("labels/index.parquet", lambda p: p.write_bytes(b"PAR1"), DIGEST),
+        ("labels/classes.json", flip, DIGEST),
+        ("labels/skipped.csv", lambda p: p.write_text("a,b\n"), DIGEST),
     ],
 )
 def test_a_damaged_store(made, name, break_it, match):
     folder = made / "patches/bigearthnet-v2"
     break_it(folder / name)
     found = inspect(folder)
-    assert any(match in line for line in found.damage), found.damage
+    assert any(
+        f"{folder / name}: {match}" in line and "`mmfl split --archive bigearthnet-v2`" in line
+        for line in found.damage
+    ), found.damage
     assert str(folder) in found.text()
+
+
+@pytest.mark.parametrize(
+    ("name", "break_it", "match"),
+    [
+        ("s1/10m-00002.npy", lambda p: np.save(p, np.zeros(3)), "expected ('float32'"),
+        ("s2/index.parquet", grow, "24 rows lie in no shard"),
+        ("s1/modality.json", lambda p: p.write_text("{}"), "s1: not readable"),
+        ("labels/skipped.csv", lambda p: p.write_text("a,b\n"), "skipped.csv: found a, b"),
+        ("store.json", lambda p: p.write_text("{}"), "store.json: lists no digests"),
+    ],
+)
+def test_files_that_do_not_belong_together(made, name, break_it, match):
+    """Each as its digest says."""
+    folder = made / "patches/bigearthnet-v2"
+    break_it(folder / name)
+    if name == "s1/modality.json":
+        write_store(folder, "bigearthnet-v2")
+    elif name != "store.json":
+        seal(folder)
+    found = inspect(folder)
+    assert any(match in line for line in found.damage), found.damage
 
 
 @pytest.mark.parametrize(

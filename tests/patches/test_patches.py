@@ -16,11 +16,13 @@ from torch.nn import functional as F
 
 from mmfl.archives import get
 from mmfl.errors import UserError
+from mmfl.intact import OpenFile
 from mmfl.patches.augment import Turned, symmetry, turned, turns
 from mmfl.patches.batching import batches, patterns
-from mmfl.patches.normalisation import Moments, moments, pool
+from mmfl.patches.normalisation import Moments, moments, origins, pool
 from mmfl.patches.reader import Images, Patches, runs
 from mmfl.steps import split
+from sealing import seal
 
 
 def encode(samples, folder, **kwargs):
@@ -198,6 +200,7 @@ def test_types_that_no_device_takes_travel_as_float32(store, dtype):
     for band in described["bands"]:
         band["dtype"] = dtype
     (store[0] / "s1" / "modality.json").write_text(json.dumps(described))
+    seal(store[0])
     images = Images(Patches(store[0] / "s1"), ["VH", "VV"], 120)
     rows = np.array([4, 1])
     assert torch.equal(images.assemble(images.native(rows, images.buffers(2))), images.batch(rows))
@@ -210,25 +213,38 @@ def test_bright_pixels_travel_whole(store):
     pixels[3, 2] = 40_000
     pixels[3, 2, 0, 0] = 65_535
     np.save(path, pixels)
+    seal(store[0])
     images = Images(Patches(store[0] / "s2"), ["B04"], 120)
     found = images.assemble(images.native(np.array([3]), images.buffers(1)))
     assert found.max() == 65_535 and found.min() == 40_000
 
 
-def test_a_few_bands_read_their_bytes_alone(store):
-    """Pages of the file that come into memory: those of the channel, not those of its patch."""
-    path = store[0] / "s2" / "10m-00000.npy"
-    touched = []
+@pytest.mark.parametrize(
+    ("q", "bands", "expected"),
+    [
+        ("s2", ["B03"], [(4, 1, 1), (9, 1, 1)]),
+        ("s2", ["B08", "B02", "B03"], [(4, 3, 1), (4, 0, 2), (9, 3, 1), (9, 0, 2)]),
+        ("s1", ["VV", "VH"], [(4, 0, 2), (9, 0, 2)]),
+    ],
+)
+def test_a_few_bands_read_their_bytes_alone(store, monkeypatch, q, bands, expected):
+    """What is read of the file, as row, first channel and channels: neighbours at once."""
+    read = []
+    plain = OpenFile.read_into
 
-    class Counted(np.ndarray):
-        def __getitem__(self, key):
-            touched.append(key)
-            return super().__getitem__(key)
+    def counted(self, buffer, offset):
+        size = 120 * 120 * (2 if q == "s2" else 4)
+        channel, rest = divmod(offset - 128, size)
+        assert rest == 0
+        read.append((*divmod(channel, 4 if q == "s2" else 2), buffer.nbytes // size))
+        plain(self, buffer, offset)
 
-    patches = Patches(store[0] / "s2")
-    patches._maps[10, 0] = np.load(path, mmap_mode="r").view(Counted)
-    Images(patches, ["B03"], 120).batch(np.array([4, 9]))
-    assert touched == [4, slice(1, 2), 9, slice(1, 2)]
+    monkeypatch.setattr(OpenFile, "read_into", counted)
+    found = Images(Patches(store[0] / q), bands, 120).batch(np.array([4, 9]))
+    assert read == expected
+    raw = np.load(store[0] / q / "10m-00000.npy")[[4, 9]].astype(np.float32)
+    order = {"s1": ["VV", "VH"], "s2": ["B02", "B03", "B04", "B08"]}[q]
+    assert np.array_equal(found.numpy(), raw[:, [order.index(band) for band in bands]])
 
 
 def test_runs_join_neighbours():
@@ -245,18 +261,13 @@ def test_native_size_is_untouched(store):
     assert np.array_equal(images.batch(np.array([3])).numpy()[0], raw[3, ::-1])
 
 
-def test_damaged_shard_is_named(store):
-    path = store[0] / "s1" / "10m-00000.npy"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"10m-00000\.npy: damaged shard"):
-        Images(Patches(store[0] / "s1"), ["VV"], 32).batch(np.array([0]))
-
-
 def test_shard_of_another_shape_or_with_objects_is_refused(store):
+    """Also where its digest fits: the description is then of another one."""
     path = store[0] / "s1" / "10m-00000.npy"
     pixels = np.load(path)
     for wrong in (pixels[:-1], pixels.astype(np.float64), pixels[:2].astype(object)):
         np.save(path, wrong, allow_pickle=True)
+        seal(store[0], "patches")
         with pytest.raises(
             UserError, match=r"10m-00000.npy: damaged shard .* `mmfl split --archive patches`"
         ):
@@ -278,7 +289,9 @@ def test_moments_are_those_of_all_pixels(store):
     images = Images(Patches(store[0] / "s2"), ["B02", "B11"], 16)
     rows = np.arange(40)
     x = images.batch(rows).numpy().astype(np.float64)
-    found = pool([moments(images, rows[:13]), moments(images, rows[13:])])
+    origin = origins(images.patches, images.names)
+    assert origin.tolist() == [438.37, 1568.23]
+    found = pool([moments([images.batch(r)], origin) for r in (rows[:13], rows[13:])])
     np.testing.assert_allclose(found.mean, x.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(found.std, x.std((0, 2, 3)), rtol=1e-9)
 
@@ -286,8 +299,9 @@ def test_moments_are_those_of_all_pixels(store):
 def test_moments_of_parts_are_those_of_the_whole(store):
     """A client without patches changes nothing; other origins cannot be pooled."""
     images = Images(Patches(store[0] / "s1"), ["VV"], 8)
-    one = moments(images, np.arange(10))
-    nothing = moments(images, np.arange(0))
+    origin = origins(images.patches, images.names)
+    one = moments([images.batch(np.arange(4)), images.batch(np.arange(4, 10))], origin)
+    nothing = moments([], origin)
     assert not nothing.count.any() and np.isnan(nothing.mean).all() and np.isnan(nothing.std).all()
     assert (one.count == 10 * 64).all() and np.array_equal(pool([one, nothing]).std, one.std)
     other = Moments(one.count, one.sum, one.sum_squares, one.origin + 1)

@@ -22,6 +22,7 @@ from mmfl.params import Params
 from mmfl.params.tasks import IGNORED
 from mmfl.patches.writer import encode, write_labels
 from mmfl.steps import evaluate, train
+from sealing import seal
 
 BANDS = {"s1": ["VV", "VH"], "s2": ["B02", "B03", "B08"]}
 CLASSES, COLOURS = ("water", "trees", "built"), ("#419bdf", "#397d49", "#c4281b")
@@ -93,6 +94,7 @@ def places(tmp_path_factory) -> dict:
     for name in (MASK.name, *BANDS):
         encode(ARCHIVE, folder, folder / "patches", modality=name, metadata=table)
     write_labels(folder / "patches" / "labels", table, ARCHIVE)
+    seal(folder / "patches")
     frame = build(table, scenario="country", assignment="duplicate").frame
     write_manifest(folder / "clients.parquet", frame)
     found = {"patches": folder / "patches", "manifest": folder / "clients.parquet"}

@@ -42,6 +42,6 @@ def test_a_damaged_store_is_refused_and_nothing_is_written(store, tmp_path, name
     (folder / name).unlink()
     if content:
         (folder / name).write_bytes(content)
-    with pytest.raises(UserError, match=r"run split (first|again)"):
+    with pytest.raises(UserError, match=rf"{name}: .*; `mmfl split --archive bigear"):
         partition.run(patches=folder, out=tmp_path / "out.parquet", **CHOICE)
     assert not (tmp_path / "out.parquet").exists()

@@ -56,7 +56,7 @@ def restore_split(params: Params, archive: str) -> bool:
 def restore_runs(params: Params, archive: str) -> int:
     """Put trained runs back; how many."""
     from mmfl.clients.manifest import content_hash, read_manifest
-    from mmfl.steps.train import patches_digest
+    from mmfl.patches.labels import Store
 
     manifest = Path("data/clients", archive, clients_name(params) + ".parquet")
     patches = Path("data/patches", archive)
@@ -64,7 +64,7 @@ def restore_runs(params: Params, archive: str) -> int:
         return 0
     inputs = {
         "partition": content_hash(read_manifest(manifest)),
-        "patches": patches_digest(patches),
+        "patches": Store(patches).sha256,
     }
     count = 0
     for spec in runs(params, archive):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ from torch import Tensor
 from mmfl.errors import UserError
 from mmfl.params import stored
 from mmfl.patches.augment import Turned
-from mmfl.patches.labels import read_classes, read_labels
-from mmfl.patches.normalisation import moments, pool
+from mmfl.patches.labels import LABELS, Store, read_classes, read_labels
+from mmfl.patches.normalisation import moments, origins, pool
 from mmfl.patches.reader import Images, Patches
 from mmfl.strategies.base import Client
 
+log = logging.getLogger(__name__)
+COUNTED = 64  # samples whose values are counted at a time
 Statistics = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 """modality -> "all" or a client's id -> (mean, std), each (bands,) float64."""
 
@@ -47,10 +51,12 @@ class Data:
     def __init__(
         self, patches: Path, manifest: pd.DataFrame, bands: dict[str, list[str]], size: int
     ) -> None:
-        self.table, self.classes = read_labels(patches / "labels")
+        self.store = Store(patches)
+        self.table, self.classes = read_labels(patches / LABELS, self.store)
+        _fits(manifest, self.table, patches)
         held = self.table["pair"].isin(set(manifest["pair"]))
         self.table = self.table[held].reset_index(drop=True)
-        self.colours: list[str] | None = read_classes(patches / "labels")["colours"]
+        self.colours: list[str] | None = read_classes(patches / LABELS, self.store)["colours"]
         self.pairs = self.table["pair"].to_numpy()
         self.labels = np.zeros((len(self.table), len(self.classes)), np.uint8)
         for row, indices in enumerate(self.table["labels"]):
@@ -60,14 +66,18 @@ class Data:
         self.bands = {q: tuple(names) for q, names in sorted(bands.items())}
         self._row: dict[str, np.ndarray] = {}
         self.present: dict[str, np.ndarray] = {}
-        self.stores = {q: Patches(patches / stored(q)) for q in self.bands}
+        self.stores = {q: Patches(patches / stored(q), self.store) for q in self.bands}
+        manifest = manifest[manifest["modality"].isin(list(self.bands))]
         for q, store in self.stores.items():
+            store.rows(manifest["pair"][manifest["modality"] == q].to_numpy())  # all are there
             there = np.isin(self.pairs, store.pairs)
             self._row[q] = np.full(len(self.table), -1, np.int64)
             self._row[q][there] = store.rows(self.pairs[there])
             self.present[q] = there
         self._open(patches)
-        manifest = manifest[manifest["modality"].isin(list(self.bands))]
+        for q, images in self.images.items():
+            resolutions = [source.resolution for source in images.sources]
+            self.stores[q].check(self._row[q][self.present[q]], resolutions)
         self.clients = self._clients(manifest)
         for q in self.bands:
             if not any(q in client.modalities for client in self.clients):
@@ -90,6 +100,22 @@ class Data:
     def samples(self, locations: np.ndarray) -> np.ndarray:
         """The samples of some locations, ascending."""
         return locations
+
+    def of(self, patches: str) -> None:
+        """`UserError` unless these are the patches of a digest (`Store.sha256`)."""
+        if self.store.sha256 != patches:
+            raise UserError(
+                f"{self.store.folder}: found other patches than before (digest "
+                f"{self.store.sha256[:12]}, expected {patches[:12]}); run the step before again"
+            )
+
+    def unchanged(self) -> None:
+        """To be called before anything is kept that was made from the images.
+
+        Raises:
+            UserError: a file that was used has changed since; what was made is worth nothing.
+        """
+        self.store.watch.unchanged()
 
     def gapped(self, q: str) -> bool:
         """Whether images of a modality may have gaps, NaN."""
@@ -136,16 +162,21 @@ class Data:
     def statistics(self, normalisation: str) -> Statistics:
         """Mean and std for standardising inputs.
 
-        global: a federated count, sum and sum of squares over the clients' training patches;
+        global: a federated count, sum and sum of squares over the clients' training samples as
+        they are fed to the network, resized and cut into windows, before they are turned;
         archive: the published values; client: each client's own, beside the pooled ones.
+
+        Raises:
+            UserError: none is published; a band holds nothing but gaps.
         """
         found: Statistics = {}
         for q in self.bands:
             if normalisation == "archive":
                 found[q] = {"all": self._published(q)}
                 continue
+            origin = origins(self.stores[q], self.bands[q])
             own = {
-                c.id: moments(self.images[q], self._row[q][self._locations(c.train[q])])
+                c.id: moments(self._fed(q, c.train[q]), origin)
                 for c in self.clients
                 if q in c.train
             }
@@ -156,18 +187,23 @@ class Data:
                     f"train.bands.{q}: {name}: found nothing but gaps in the training images, "
                     "expected pixels; drop the band or correct the archive's nodata"
                 )
-            found[q] = {"all": (pooled.mean, pooled.std)}
+            if pooled.constant.any():
+                text = "train.bands.%s: %s has one value in all training images and says nothing"
+                log.warning(text, q, self.bands[q][int(pooled.constant.argmax())])
+            std = np.where(pooled.constant, 1, pooled.std)  # as scikit-learn's StandardScaler
+            found[q] = {"all": (pooled.mean, std)}
             if normalisation == "client":
                 found[q] |= {
-                    client: (np.where(m.count, m.mean, pooled.mean),
-                             np.where(m.count, m.std, pooled.std))
+                    client: (np.where(m.constant, pooled.mean, m.mean),
+                             np.where(m.constant, std, m.std))
                     for client, m in own.items()
                 }  # fmt: skip
         return found
 
-    def _locations(self, samples: np.ndarray) -> np.ndarray:
-        """The locations of some samples, each once."""
-        return samples
+    def _fed(self, q: str, samples: np.ndarray) -> Iterator[Tensor]:
+        """Some samples as they are fed to the network, a few at a time."""
+        for start in range(0, len(samples), COUNTED):
+            yield self.batch(q, samples[start : start + COUNTED])
 
     def _published(self, q: str) -> tuple[np.ndarray, np.ndarray]:
         known = {band["name"]: band for band in self.stores[q].bands}
@@ -305,6 +341,20 @@ class Normaliser:
         std = std[index][:, :, None, None].to(x.device)
         x = x.sub_(mean).div_(std)
         return x.nan_to_num_(nan=0.0) if q in self._gapped else x
+
+
+def _fits(manifest: pd.DataFrame, table: pd.DataFrame, patches: Path) -> None:
+    """A partition has to be of these patches: its locations are there, in the same splits."""
+    split = manifest["pair"].map(table.set_index("pair")["split"])
+    wrong = (split != manifest["split"]).to_numpy(bool)
+    if wrong.any():
+        pair, expected = manifest[["pair", "split"]].iloc[int(wrong.argmax())]
+        found = split.iloc[int(wrong.argmax())]
+        there = "no such location" if pd.isna(found) else f"{found}"
+        raise UserError(
+            f"{patches / LABELS}: found {there} where the partition has {pair} in {expected}: it "
+            "is of other patches; run partition again"
+        )
 
 
 def _groups(data: Data) -> dict[int, str]:

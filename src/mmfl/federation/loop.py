@@ -37,6 +37,7 @@ class Federation:
         build: makes a worker's task and strategy where it cannot be forked.
         seconds: filled with where the time went.
         best: filled with the server's row of the best round, {} where none was trained.
+        unchanged: called before a round is kept; raises where the images changed meanwhile.
     """
 
     task: Task
@@ -52,6 +53,7 @@ class Federation:
     build: Build | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     best: Row = field(default_factory=dict)
+    unchanged: Callable[[], None] = lambda: None
 
 
 def federate(fed: Federation, initial: dict[str, torch.Tensor]) -> tuple[Server, list[Row]]:
@@ -74,6 +76,7 @@ def federate(fed: Federation, initial: dict[str, torch.Tensor]) -> tuple[Server,
     with _workers(fed) as workers:
         for _ in tqdm(rounds, fed.title, unit="round", initial=server.round, total=rounds.stop):
             server, rows = one_round(fed, workers, server)
+            fed.unchanged()  # what was made from damaged images is not kept
             journal.append(rows)
             if is_best(rows[-1], [fed.best] if fed.best else []):
                 fed.best = rows[-1]
@@ -135,6 +138,7 @@ def _find_best(
             f"{fed.work}: round {number} trained again: found {rows[-1]}, expected {fed.best}: "
             "this machine does not compute the same bits; run train with --fresh"
         )
+    fed.unchanged()
     _save(fed, server, journal)
 
 

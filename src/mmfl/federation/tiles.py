@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mmfl.evaluation.windows import padded
 from mmfl.federation.data import Data
-from mmfl.params.tasks import IGNORED
+from mmfl.params.tasks import IGNORED, MASK
 from mmfl.patches.augment import Turned
-from mmfl.patches.labels import read_classes
+from mmfl.patches.labels import LABELS, read_classes
 from mmfl.patches.tiles import Masks, Tiles
 
 LIMIT = 2 << 30  # bytes of resized tiles that are kept in memory, per modality
@@ -34,8 +34,9 @@ class TileData(Data):
 
     def _open(self, patches: Path) -> None:
         self.images = {q: Tiles(self.stores[q], list(names)) for q, names in self.bands.items()}
-        self.masks = Masks(patches / "mask")
+        self.masks = Masks(patches / MASK, self.store)
         self._mask_row = self.masks.rows(self.pairs)
+        self.masks.check(self._mask_row)
         shapes = self.table[["height", "width"]].to_numpy(np.int64)
         corners = [grid((int(h), int(w)), self.size) for h, w in shapes]
         counts = np.array([len(found) for found in corners], np.int64)
@@ -156,20 +157,17 @@ class TileData(Data):
     def frequencies(self, samples: np.ndarray) -> np.ndarray:
         """(P,) share of each class among the pixels of the windows' tiles that have one."""
         counts = np.zeros(IGNORED + 1, np.int64)
-        for tile in self._locations(samples):
+        for tile in np.unique(self._tile[samples]):
             counts += np.bincount(self.mask(tile).ravel(), minlength=IGNORED + 1)
         known = counts[: len(self.classes)]
         return known / max(known.sum(), 1)
-
-    def _locations(self, samples: np.ndarray) -> np.ndarray:
-        return np.unique(self._tile[samples])
 
 
 def open_data(
     patches: Path, manifest: pd.DataFrame, bands: dict[str, list[str]], size: int
 ) -> Data:
     """The data of a partition, by the task of its archive."""
-    task = read_classes(patches / "labels")["task"]
+    task = read_classes(patches / LABELS)["task"]
     return (TileData if task == TileData.task else Data)(patches, manifest, bands, size)
 
 

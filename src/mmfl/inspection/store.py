@@ -10,12 +10,11 @@ import pandas as pd
 
 from mmfl.archives.base import MASK
 from mmfl.errors import UserError
-from mmfl.files import file_sha256, read_json
 from mmfl.inspection.archive import by_group, class_counts
 from mmfl.inspection.findings import GALLERY, Findings
 from mmfl.inspection.gallery import load_gallery
 from mmfl.patches.faults import SKIPPED, read_skipped
-from mmfl.patches.labels import read_labels
+from mmfl.patches.labels import LABELS, Store, read_labels
 
 
 def inspect_store(folder: Path) -> Findings:
@@ -23,15 +22,19 @@ def inspect_store(folder: Path) -> Findings:
     found = Findings(f"Patches {folder.resolve().name}", {"Folder": str(folder)})
     classes: tuple[str, ...] = ()
     labels = pd.DataFrame(columns=["pair", "split", "labels"])
+    store: Store | None = None
     try:
-        labels, classes = read_labels(folder / "labels")
+        store = Store(folder)
+        labels, classes = read_labels(folder / LABELS, store)
     except UserError as error:
         found.damage.append(str(error))
     found.facts["Locations"] = f"{len(labels):,}"
     rows, held = [], {}
     for path in sorted(path for path in folder.iterdir() if (path / "modality.json").exists()
-                       or (path.is_dir() and path.name != "labels")):  # fmt: skip
-        row, pairs = _modality(found, path, set(labels["pair"]))
+                       or (path.is_dir() and path.name != LABELS)):  # fmt: skip
+        if store is None:
+            continue
+        row, pairs = _modality(found, store, path, set(labels["pair"]))
         rows.append(row)
         held[path.name] = pairs
     found.add("Modalities", pd.DataFrame(rows))
@@ -42,7 +45,9 @@ def inspect_store(folder: Path) -> Findings:
         lacking = [f"{len(every - pairs):,} without {q.upper()}" for q, pairs in images.items()]
         found.facts["With every modality"] = f"{len(whole):,}, {', '.join(lacking)}"
     try:
-        skipped = read_skipped(folder / "labels" / SKIPPED)
+        if store is not None:
+            store.content(f"{LABELS}/{SKIPPED}")
+        skipped = read_skipped(folder / LABELS / SKIPPED)
         found.facts["Left out by the split"] = f"{len(skipped):,}"
         found.add("Left out", skipped.head(20))
     except UserError as error:
@@ -57,18 +62,23 @@ def inspect_store(folder: Path) -> Findings:
     return found
 
 
-def _modality(found: Findings, folder: Path, located: set[str]) -> tuple[dict[str, Any], set[str]]:
+def _modality(
+    found: Findings, store: Store, folder: Path, located: set[str]
+) -> tuple[dict[str, Any], set[str]]:
     """A row of the table, and the pairs that the modality holds."""
     row: dict[str, Any] = {"modality": folder.name.upper()}
     try:
-        described = read_json(folder / "modality.json", "split")
-        index = pd.read_parquet(folder / "index.parquet", columns=["pair", "patch", "shard", "row"])
+        described = store.json(f"{folder.name}/modality.json")
+        columns = ["pair", "patch", "shard", "row"]
+        index = store.table(f"{folder.name}/index.parquet", columns)
         bands, rows, shards = described["bands"], described["rows"], described["shards"]
         shapes = described["shapes"]
         resolutions = sorted({band["resolution"] for band in bands})
-    except (UserError, OSError, ValueError, KeyError, TypeError) as error:
-        text = " ".join(str(error).split())
-        found.damage.append(f"{folder}: not readable ({text}); run split again")
+    except UserError as error:
+        found.damage.append(str(error))
+        return row, set()
+    except (KeyError, TypeError) as error:
+        found.damage.append(f"{folder}: not readable ({error}); {store.watch.remedy}")
         return row, set()
     missing = index["pair"][~index["pair"].isin(located)]
     if len(missing):
@@ -84,9 +94,11 @@ def _modality(found: Findings, folder: Path, located: set[str]) -> tuple[dict[st
             path = folder / f"{metres}m-{number:05d}.npy"
             own = [band for band in bands if band["resolution"] == metres]
             expected = (own[0]["dtype"], (rows[number], len(own), *shapes[str(metres)][number]))
-            problem = _shard(path, expected, sums.get(path.name))
-            if problem:
-                found.damage.append(f"{path}: {problem}; run split again")
+            try:
+                store.watch.check({path: sums.get(path.name, "")})
+                _shard(path, expected, store.watch.remedy)
+            except UserError as error:
+                found.damage.append(str(error))
             size += path.stat().st_size if path.is_file() else 0
             checked += path.name in sums
     row |= {
@@ -96,16 +108,12 @@ def _modality(found: Findings, folder: Path, located: set[str]) -> tuple[dict[st
     return row, set(index["pair"])
 
 
-def _shard(path: Path, expected: tuple[str, tuple], sha256: str | None) -> str | None:
-    """What is wrong with a shard's file; `expected`: type and shape."""
+def _shard(path: Path, expected: tuple[str, tuple], remedy: str) -> None:
+    """Raise `UserError` for a file of another type and shape than `expected`."""
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        return "is missing"
+        seen = (mapped.dtype.name, mapped.shape)
     except (OSError, ValueError, EOFError) as error:
-        return f"not readable ({' '.join(str(error).split())})"
-    if (mapped.dtype.name, mapped.shape) != expected:
-        return f"found {mapped.dtype.name} {mapped.shape}, expected {expected[0]} {expected[1]}"
-    if sha256 is not None and file_sha256(path) != sha256:
-        return "does not fit its checksum"
-    return None
+        seen = (" ".join(str(error).split()), ())
+    if seen != expected:
+        raise UserError(f"{path}: found {seen}, expected {expected}; {remedy}")

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
 from mmfl.patches.reader import Patches
 
-
-class Pixels(Protocol):
-    """Images of some bands of a modality: `Images`, or `Tiles`."""
-
-    patches: Patches
-    names: tuple[str, ...]
-
-    def chunks(self, rows: np.ndarray) -> Iterator[Tensor]:
-        """The images of some rows, (N, C, H, W) at a time; NaN in gaps."""
-        ...
+RESOLVED = 1e-7  # deviation over distance from the origin; float32 itself resolves 6e-8
 
 
 @dataclass(frozen=True)
@@ -49,18 +39,28 @@ class Moments:
         return np.sqrt(np.maximum(self.sum_squares / count - (self.sum / count) ** 2, 0))
 
     @property
+    def constant(self) -> np.ndarray:
+        """(C,) whether all its pixels have one value, up to what float64 sums resolve."""
+        spread = np.abs(np.nan_to_num(self.mean - self.origin))
+        return ~(np.nan_to_num(self.std) > RESOLVED * spread)
+
+    @property
     def _pixels(self) -> np.ndarray:
         return np.where(self.count, self.count, np.nan)
 
 
-def moments(images: Pixels, rows: np.ndarray) -> Moments:
-    """Moments of the images of some rows: patches as they are fed to a network, tiles whole."""
-    published = {band["name"]: band["mean"] or 0.0 for band in images.patches.bands}
-    origin = np.array([published[name] for name in images.names], np.float64)
+def origins(patches: Patches, names: Sequence[str]) -> np.ndarray:
+    """(C,) float64: the published means of some bands, 0 where none is."""
+    published = {band["name"]: band["mean"] or 0.0 for band in patches.bands}
+    return np.array([published[name] for name in names], np.float64)
+
+
+def moments(images: Iterable[Tensor], origin: np.ndarray) -> Moments:
+    """Moments of images (N, C, H, W) as they are fed to a network, NaN in gaps."""
     total, squares = np.zeros(len(origin)), np.zeros(len(origin))
     count = np.zeros(len(origin), np.int64)
-    for chunk in images.chunks(rows):
-        x = chunk.numpy().astype(np.float64)
+    for part in images:
+        x = part.numpy().astype(np.float64)
         x -= origin[:, None, None]
         gaps = np.isnan(x)
         if gaps.any():

@@ -1,20 +1,27 @@
-"""Reading shards: by memory map, only the bands asked for, resized to one square."""
+"""Reading shards: only the bands asked for, resized to one square.
+
+A shard is read by offset and not by memory map: one that is cut off meanwhile is an error then,
+where a map would end the process, and what is read comes from the file that was checked.
+"""
 
 from __future__ import annotations
 
+import io
+import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
+from numpy.lib import format as npy
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmfl.errors import UserError
-from mmfl.files import read_json
+from mmfl.errors import DamagedFile, UserError
+from mmfl.intact import OpenFile
+from mmfl.patches.labels import Store
 
 Run = tuple[slice, slice]
 """Neighbouring channels of a shard, and the neighbouring channels of an output they go to."""
@@ -24,6 +31,8 @@ CARRIED = {
     "uint8": torch.uint8, "int16": torch.int16, "uint16": torch.int16, "int32": torch.int32,
     "float32": torch.float32,
 }  # fmt: skip
+HEADER = 1 << 12  # bytes that hold the header of an .npy file
+OPEN = 256  # files of a modality that are held open at a time
 PIECE = 16  # patches decoded at a time: what is copied stays in the processor's cache
 
 
@@ -40,11 +49,12 @@ class Patches:
         UserError: the folder is not what `split` writes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: Store | None = None) -> None:
         self.folder = Path(folder)
+        self.store = store or Store(self.folder.parent)
+        self.index = self.store.table(f"{self.folder.name}/index.parquet")
+        described = self.store.json(f"{self.folder.name}/modality.json")
         try:
-            self.index = pd.read_parquet(self.folder / "index.parquet")
-            described = read_json(self.folder / "modality.json", "split")
             self.bands: list[dict] = described["bands"]
             self.pairs = self.index["pair"].to_numpy(dtype=object)
             self._shard = self.index["shard"].to_numpy()
@@ -52,9 +62,14 @@ class Patches:
             self.show: list[str] = described["show"]
             self._count: list[int] = described["rows"]  # of each shard, also rows no index names
             self._shapes: dict[str, list[list[int]]] = described["shapes"]
-        except (OSError, ValueError, KeyError) as error:
+            self._sums = {
+                name: str(found)
+                for note in described["shards"].values()
+                for name, found in note["sha256"].items()
+            }
+        except (AttributeError, KeyError, TypeError) as error:
             raise UserError(f"{folder}: not readable ({error}); run split again") from None
-        self._maps: dict[tuple[int, int], np.ndarray] = {}
+        self._files: dict[tuple[int, int], Pixels] = {}
 
     def at(self, resolution: int) -> list[dict]:
         """The bands of one resolution, in the order in which a shard holds them."""
@@ -125,46 +140,110 @@ class Patches:
         """Whether any band may have gaps."""
         return any(band["gaps"] or band["nodata"] is not None for band in self.bands)
 
-    def view(self, row: int, resolution: int) -> np.ndarray:
-        """(bands, H, W) of a patch in its native type, not copied from the memory map."""
-        return self._map(resolution, int(self._shard[row]))[self._row[row]]
+    def pixels(
+        self, row: int, resolution: int, channels: Sequence[int], lines: slice = slice(None)
+    ) -> np.ndarray:
+        """(len(channels), H, W) of a patch in its native type, or some neighbouring lines of it."""
+        height, width = self.shape(row, resolution)
+        top, stop, _ = lines.indices(height)
+        out = np.empty((len(channels), max(stop - top, 0), width), self.at(resolution)[0]["dtype"])
+        file = self._file(resolution, int(self._shard[row]))
+        inside = int(self._row[row])
+        if len(out[0]) == height:
+            for source, target in runs(channels, range(len(channels))):
+                file.read(out[target], inside, source.start)
+        else:
+            for target, channel in zip(out, channels, strict=True):
+                file.read(target, inside, channel, top)
+        return out
 
     def fill(self, out: np.ndarray, rows: np.ndarray, resolution: int, parts: list[Run]) -> None:
         """Copy channels of one resolution into `out` (N, ..., H, W), converted to its type."""
         shards = self._shard[rows]
-        maps = {shard: self._map(resolution, shard) for shard in np.unique(shards).tolist()}
-        inside = self._row[rows]
-        whole = parts == [(slice(0, out.shape[1]), slice(0, out.shape[1]))]
-        if len(maps) == 1 and whole and out.flags.c_contiguous:
-            (source,) = maps.values()
-            if source.dtype == out.dtype and source.shape[1:] == out.shape[1:]:
-                np.take(source, inside, axis=0, out=out, mode="clip")  # else: a copy, buffered
-                return
-        for target, shard, row in zip(out, shards.tolist(), inside.tolist(), strict=True):
-            patch = maps[shard][row]
+        files = {shard: self._file(resolution, shard) for shard in np.unique(shards).tolist()}
+        dtype = self.at(resolution)[0]["dtype"]
+        direct = out.dtype == dtype and out[:1].flags.c_contiguous
+        most = max((source.stop - source.start for source, _ in parts), default=0)
+        between = None if direct else np.empty((most, *out.shape[2:]), dtype)
+        for target, shard, row in zip(out, shards.tolist(), self._row[rows].tolist(), strict=True):
             for channels, targets in parts:
-                target[targets] = patch[channels]
+                part = target[targets]
+                buffer = part if between is None else between[: len(part)]
+                files[shard].read(buffer, row, channels.start)
+                if between is not None:
+                    part[...] = buffer
 
-    def _map(self, resolution: int, shard: int) -> np.ndarray:
-        """(N, bands, H, W), the pixels of a shard's file."""
-        if (resolution, shard) not in self._maps:
-            path = self.folder / f"{resolution}m-{shard:05d}.npy"
+    def check(self, rows: np.ndarray, resolutions: Sequence[int]) -> None:
+        """Compare the shards of some rows with their digests, several at a time.
+
+        Raises:
+            UserError: one is damaged.
+        """
+        shards = np.unique(self._shard[rows]).tolist()
+        wanted = [self._path(resolution, shard) for resolution in resolutions for shard in shards]
+        self.store.watch.check({path: self._sum(path) for path in wanted})
+
+    def _path(self, resolution: int, shard: int) -> Path:
+        return self.folder / f"{resolution}m-{shard:05d}.npy"
+
+    def _sum(self, path: Path) -> str:
+        if path.name not in self._sums:
+            raise DamagedFile(path, f"has no digest; {self.store.watch.remedy}")
+        return self._sums[path.name]
+
+    def _file(self, resolution: int, shard: int) -> Pixels:
+        """The pixels of a shard's file, which fits its digest."""
+        file = self._files.get((resolution, shard))
+        if file is None:
+            path = self._path(resolution, shard)
+            opened = self.store.watch.open(path, self._sum(path))
             bands = self.at(resolution)
             size = self._shapes[str(resolution)][shard]
-            expected = (bands[0]["dtype"], (self._count[shard], len(bands), *size))
-            try:
-                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-                found = (mapped.dtype.name, mapped.shape)
-                if found != expected:
-                    raise ValueError(f"found {found}, expected {expected}")
-            except (OSError, ValueError, EOFError) as error:
-                text = " ".join(str(error).split())
-                raise UserError(
-                    f"{path}: damaged shard ({text}), expected the one that split wrote; "
-                    f"`mmfl split --archive {self.folder.parent.name}` writes it again"
-                ) from None
-            self._maps[resolution, shard] = mapped.view(np.ndarray)
-        return self._maps[resolution, shard]
+            shape = (self._count[shard], len(bands), *size)
+            file = Pixels(opened, bands[0]["dtype"], shape, self.store.watch.remedy)
+            if len(self._files) >= OPEN:
+                self._files.clear()  # whoever reads one of them keeps it open
+            self._files[resolution, shard] = file
+        return file
+
+
+class Pixels:
+    """The pixels of a shard's file, (N, bands, H, W), read by offset by any number of threads.
+
+    Raises:
+        DamagedFile: the file has another shape or type than expected, or ends early.
+    """
+
+    def __init__(self, file: OpenFile, dtype: str, shape: tuple[int, ...], remedy: str) -> None:
+        self._opened, self._remedy = file, remedy
+        self._dtype = np.dtype(dtype)
+        self._patch = int(np.prod(shape[1:])) * self._dtype.itemsize
+        self._band = int(np.prod(shape[2:])) * self._dtype.itemsize
+        self._line = shape[3] * self._dtype.itemsize
+        begin = io.BytesIO(os.pread(file.fileno, HEADER, 0))
+        try:
+            npy.read_magic(begin)
+            found = npy.read_array_header_1_0(begin)
+        except ValueError as error:
+            raise self._damaged(" ".join(str(error).split())) from None
+        self._first = begin.tell()
+        if found != (shape, False, self._dtype):
+            raise self._damaged(
+                f"found {found[2].name} {found[0]}, expected {self._dtype.name} {shape}"
+            )
+
+    def read(self, out: np.ndarray, row: int, band: int, line: int = 0) -> None:
+        """Fill a contiguous array of the file's type from a band of a patch on."""
+        if not out.size:
+            return
+        place = self._first + row * self._patch + band * self._band + line * self._line
+        try:
+            self._opened.read_into(out.data.cast("B"), place)
+        except (EOFError, OSError) as error:
+            raise self._damaged(str(error)) from None
+
+    def _damaged(self, found: str) -> DamagedFile:
+        return DamagedFile(self._opened.path, f"damaged shard ({found}); {self._remedy}")
 
 
 def runs(channels: Sequence[int], targets: Sequence[int]) -> list[Run]:
@@ -294,11 +373,6 @@ class Images:
             for channels, targets in runs(range(len(source.targets)), source.targets):
                 out[:, targets] = x[:, channels]
         return out
-
-    def chunks(self, rows: np.ndarray, size: int = 256) -> Iterator[Tensor]:
-        """The images of some rows, up to `size` at a time."""
-        for start in range(0, len(rows), size):
-            yield self.batch(rows[start : start + size])
 
     def preload(self, rows: np.ndarray) -> bool:
         """Keep some rows in memory, resized, if they fit into `limit_bytes`; whether they do."""

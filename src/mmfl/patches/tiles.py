@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mmfl.params.tasks import IGNORED
-from mmfl.patches.reader import Patches, blank, resize, runs, sources
+from mmfl.patches.labels import Store
+from mmfl.patches.reader import Patches, blank, resize, sources
 
 
 class Tiles:
@@ -25,7 +25,7 @@ class Tiles:
         self.patches = patches
         self.names = tuple(bands)
         self.channels = len(bands)
-        self._sources = sources(patches, bands)
+        self.sources = sources(patches, bands)
 
     def tile(self, row: int, shape: tuple[int, int] | None = None) -> Tensor:
         """(C, H, W) of a tile, resized to `shape`; by default that of its finest bands."""
@@ -38,14 +38,9 @@ class Tiles:
         """(C, size, size) of a tile on the grid `shape`, at (top, left), all of it inside."""
         return self._read(row, shape, corner, (size, size))
 
-    def chunks(self, rows: np.ndarray) -> Iterator[Tensor]:
-        """The tiles of some rows, (1, C, H, W) each."""
-        for row in rows:
-            yield self.tile(row)[None]
-
     def shape(self, row: int) -> tuple[int, int]:
         """(H, W) of a tile's finest bands."""
-        return max(self.patches.shape(row, source.resolution) for source in self._sources)
+        return max(self.patches.shape(row, source.resolution) for source in self.sources)
 
     def _read(
         self, row: int, shape: tuple[int, int], corner: tuple[int, int], size: tuple[int, int]
@@ -53,18 +48,18 @@ class Tiles:
         out = torch.empty((self.channels, *size))
         rows = slice(corner[0], corner[0] + size[0])
         columns = slice(corner[1], corner[1] + size[1])
-        for source in self._sources:
-            pixels = self.patches.view(row, source.resolution)
-            direct = pixels.shape[1:] == shape
-            if direct:  # only the window's bytes
-                pixels = pixels[:, rows, columns]
-            values = torch.empty((1, len(source.channels), *pixels.shape[1:]))
-            for channels, targets in runs(source.channels, range(len(source.channels))):
-                values.numpy()[0, targets] = pixels[channels]
+        for source in self.sources:
+            there = self.patches.shape(row, source.resolution)
+            direct = there == shape  # then only the window's lines are read
+            lines = rows if direct else slice(None)
+            pixels = self.patches.pixels(row, source.resolution, source.channels, lines)
+            values = torch.from_numpy(
+                pixels[:, :, columns].astype(np.float32) if direct else pixels.astype(np.float32)
+            )[None]
             blank(values, source.gaps)
             if not direct:
                 values = resize(values, shape)[:, :, rows, columns]
-            if len(self._sources) == 1:
+            if len(self.sources) == 1:
                 return values[0]
             out[list(source.targets)] = values[0]
         return out
@@ -73,13 +68,17 @@ class Tiles:
 class Masks:
     """Classes of tiles' pixels; `IGNORED` where there is none."""
 
-    def __init__(self, folder: Path) -> None:
-        self.patches = Patches(folder)
+    def __init__(self, folder: Path, store: Store | None = None) -> None:
+        self.patches = Patches(folder, store)
         self._resolution = int(self.patches.bands[0]["resolution"])
 
     def rows(self, pairs: np.ndarray) -> np.ndarray:
         """Rows of some pairs; `UserError` for one that has no mask."""
         return self.patches.rows(pairs)
+
+    def check(self, rows: np.ndarray) -> None:
+        """See `Patches.check`."""
+        self.patches.check(rows, [self._resolution])
 
     def shape(self, row: int) -> tuple[int, int]:
         """(H, W)."""
@@ -87,12 +86,13 @@ class Masks:
 
     def tile(self, row: int) -> np.ndarray:
         """(H, W) uint8."""
-        return np.array(self.patches.view(row, self._resolution)[0])
+        return self.patches.pixels(row, self._resolution, [0])[0]
 
     def window(self, row: int, corner: tuple[int, int], size: int) -> np.ndarray:
         """(size, size) uint8 at (top, left); ignored outside the tile."""
         top, left = corner
         out = np.full((size, size), IGNORED, np.uint8)
-        part = self.patches.view(row, self._resolution)[0, top : top + size, left : left + size]
+        lines = slice(top, top + size)
+        part = self.patches.pixels(row, self._resolution, [0], lines)[0, :, left : left + size]
         out[: part.shape[0], : part.shape[1]] = part
         return out

@@ -59,9 +59,15 @@ def run(
     own = resolve(params, item)
     frame = read_manifest(manifest)
     data = open_data(patches, frame, own.train.bands, own.train.size)
+    data.store.of(archive)
     data.preload()
     for spec in runs_of(params, archive, item):
         described = read_json(trained / spec.path / "run.json", "train")
+        if described.get("patches_digest") != data.store.sha256:
+            raise UserError(
+                f"{trained / spec.path}: trained on other patches than those in {patches}; "
+                "run train again"
+            )
         if described.get("partition_sha256") != content_hash(frame):
             raise UserError(
                 f"{trained / spec.path}: trained on another partition than {manifest}; "
@@ -131,6 +137,7 @@ def evaluate_one(
             "%s: the model has diverged: answers that are not finite get no score, and "
             "scores.csv says diverged", spec.path,
         )  # fmt: skip
+    data.unchanged()
     _write(out / spec.path, rows, predictions)
 
 

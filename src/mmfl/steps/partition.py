@@ -16,9 +16,8 @@ from pyarrow import compute
 
 from mmfl.clients.manifest import Manifest, build, write_manifest
 from mmfl.clients.table import client_table
-from mmfl.errors import UserError
 from mmfl.files import atomic, write_json
-from mmfl.patches.labels import read_labels, read_modalities
+from mmfl.patches.labels import LABELS, Store, read_labels
 from mmfl.reporting.partition import draw
 
 log = logging.getLogger(__name__)
@@ -64,14 +63,10 @@ def label_shares(
 
 def location_table(patches: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The label table with a bool column per modality, from the indices of `split`; classes."""
-    table, classes = read_labels(patches / "labels")
+    store = Store(patches)
+    table, classes = read_labels(patches / LABELS, store)
     pairs = pa.array(table["pair"], pa.string())
-    for q in read_modalities(patches):
-        path = patches / q / "index.parquet"
-        try:
-            index = pd.read_parquet(path, columns=["pair"])
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: not readable ({reason}); run split again") from None
+    for q in store.modalities:
+        index = store.table(f"{q}/index.parquet", ["pair"])
         table[q] = compute.is_in(pairs, pa.array(index["pair"], pa.string())).to_numpy(False)
     return table, classes

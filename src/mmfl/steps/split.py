@@ -93,7 +93,7 @@ def run(
     for folder in out.iterdir():  # of another description of the archive
         if folder.is_dir() and folder.name not in (*stores, "labels"):
             shutil.rmtree(folder)
-    write_store(out)
+    write_store(out, archive)
 
 
 def _encoded(

@@ -30,10 +30,11 @@ from mmfl.federation.setup import build_network, build_strategy
 from mmfl.federation.task import Classification, Segmentation, Task
 from mmfl.federation.tiles import open_data
 from mmfl.federation.workers import Build, deterministic
-from mmfl.files import digest, file_sha256, write_json, write_text
+from mmfl.files import write_json, write_text
 from mmfl.models.flops import forward_flops, training_flops
 from mmfl.models.network import initialise
 from mmfl.params import Params, RunSpec, find_entry, parts, resolve, runs_of
+from mmfl.patches.labels import Store
 from mmfl.strategies.base import Server, Strategy, everyone
 from mmfl.units import train_unit
 
@@ -72,7 +73,10 @@ def run(
     own = resolve(params, item)
     chosen = runs_of(params, archive, item)
     frame = read_manifest(manifest)
-    inputs = {"partition": content_hash(frame), "patches": patches_digest(patches)}
+    inputs = {
+        "partition": content_hash(frame),
+        "patches": Store(patches).of(archive).sha256,
+    }
     data: Data | None = None
     for spec in chosen:
         unit = train_unit(params, spec, inputs)
@@ -84,6 +88,7 @@ def run(
             else:
                 if data is None:
                     data = open_data(patches, frame, own.train.bands, own.train.size)
+                    data.of(inputs["patches"])
                     data.preload()
                 with devices(device, gpus) as used:
                     build = functools.partial(rebuild, spec, own, patches, manifest, used)
@@ -126,11 +131,12 @@ def train_one(
     fed = Federation(
         task, strategy, params, spec.seed, flops, forward,
         unit.folder / WORK, f"{spec.label} seed {spec.seed}", identity(spec, params, inputs),
-        workers, build if chosen[0].type == "cuda" else None,
+        workers, build if chosen[0].type == "cuda" else None, unchanged=data.unchanged,
     )  # fmt: skip
     begun, started = time.perf_counter(), datetime.now(UTC)
     server, rows = federate(fed, initial)
     seconds = time.perf_counter() - begun
+    data.unchanged()
 
     out = unit.folder
     per_sample = [flops(kind) for kind in sorted({c.modalities for c in strategy.clients})]
@@ -266,12 +272,6 @@ def rounds_csv(rows: list[Row]) -> str:
     writer.writeheader()
     writer.writerows({k: ("" if v is None else v) for k, v in row.items()} for row in rows)
     return text.getvalue()
-
-
-def patches_digest(patches: Path) -> str:
-    """Digest of everything that describes the patches (labels, indices, checksums of shards)."""
-    files = sorted(p for p in patches.rglob("*") if p.suffix in (".json", ".parquet"))
-    return digest({str(p.relative_to(patches)): file_sha256(p) for p in files})
 
 
 def _publish_measured(unit: Unit, target: Path) -> None:
