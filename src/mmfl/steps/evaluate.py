@@ -239,6 +239,7 @@ def _class_maps(
                 "confusion": list(counts.clip(0).reshape(len(test), -1)),
             }
             tables.append(pd.DataFrame(table))
+        data.unchanged()
     return tables
 
 
