@@ -50,6 +50,8 @@ def write_store(folder: Path, locations: int) -> None:
             "labels": [np.sort(rng.choice(19, 3, replace=False)) for _ in range(locations)],
         }
     )
+    from mmfl.patches import labels
+
     (folder / "labels").mkdir(parents=True)
     table.to_parquet(folder / "labels/index.parquet", index=False)
     classes = {"task": "multilabel", "classes": [str(k) for k in range(19)]}
@@ -57,6 +59,8 @@ def write_store(folder: Path, locations: int) -> None:
     for q in ("s1", "s2"):
         (folder / q).mkdir()
         table[["pair"]].to_parquet(folder / q / "index.parquet", index=False)
+        (folder / q / "modality.json").write_text("{}")
+    labels.write_store(folder, "bigearthnet-v2")
 
 
 def measure(folder: Path, scenario: str, assignment: str, answer: multiprocessing.Queue) -> None:
