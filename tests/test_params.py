@@ -102,6 +102,15 @@ def test_default_file_names_every_key():
             "found mf 2, fedprox 1; expected as many for every method",
         ),
         ({"model": {"width": 10}, "train": {"methods": ["mf", "mf+fw"]}}, "does not divide"),
+        (
+            {
+                "archives": {"simulated-tiles": {}},
+                "model": {"width": 192},
+                "train": {"methods": ["mf", "mf+fw"]},
+                "whitening": {"where": "all", "group": 96},
+            },
+            "whitening.group: 96 does not divide the 128 channels of the decoder",
+        ),
     ],
 )
 def test_faults_are_refused_in_one_line(data, expected):

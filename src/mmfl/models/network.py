@@ -185,11 +185,21 @@ class Network(nn.Module):
 
 @torch.no_grad()
 def fewest_values(network: Network, size: int) -> int:
-    """The fewest pixels of an image of `size` that a norm layer takes its statistics from."""
+    """The fewest pixels of an image of `size` that a norm layer takes its statistics from.
+
+    Raises:
+        UserError: a map that is whitened is smaller than the stride of its statistics.
+    """
     found: list[int] = []
 
     def look(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
         every = layer.stride if isinstance(layer, BatchWhitening2d) else 1
+        side = min(given[0].shape[-2:])
+        if every > side:
+            raise UserError(
+                f"whitening.stride: found {every}, expected at most {side}, the side of the "
+                f"smallest map that is whitened at train.size {size}"
+            )
         found.append(given[0][0, 0, ::every, ::every].numel())
 
     layers = [layer for layer in network.modules() if isinstance(layer, NORMS)]

@@ -390,6 +390,13 @@ def _check(method: str, params: Params, facts: Known) -> None:
             f"{params.whitening.group} does not divide the {width} channels of the first stage "
             "(model.width)",
         )
+    decoder = min(width, 128)  # channels of a U-Net's last scale, where they are fewer
+    decoded = "fw" in modules and params.whitening.where == "all" and facts.task == "pixel"
+    if decoded and decoder % params.whitening.group:
+        raise Fault(
+            ("whitening", "group"),
+            f"{params.whitening.group} does not divide the {decoder} channels of the decoder",
+        )
     if params.train.optimiser == "adam" and params.train.momentum:
         raise Fault(("train", "momentum"), "belongs to sgd; set it to 0 with adam")
     check_optimiser(method, params.train.optimiser, params.train.momentum)
