@@ -1,5 +1,6 @@
 """The worked example of docs/adding-an-archive.md, from files to a partition."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
+from followed import Copy
 from mmfl import archives
 from mmfl.clients.manifest import build
 from mmfl.errors import UserError
 from mmfl.inspection.recognise import inspect
+from mmfl.params import ARCHIVES as KNOWN
 from mmfl.patches.reader import Patches
 from mmfl.steps import partition, split
 
@@ -90,3 +93,38 @@ def test_what_is_wrong_is_noticed(root):
     (root / "patches.csv").unlink()
     with pytest.raises(UserError, match="expected the table of the archive ponds"):
         inspect(root, archive="ponds")
+
+
+STEPS = """
+from mmfl.cli import app
+for step in ("download", "split", "partition"):
+    app([step, "--archive", "ponds", "--params", "ponds.yaml"], standalone_mode=False)
+"""
+
+
+def test_what_the_page_says_runs_by_a_parameter_file(ponds, root, tmp_path_factory):
+    """In a copy of the project; with the page's own parameter file, but for the folder."""
+    copy = Copy(tmp_path_factory.mktemp("project"))
+    copy.follow("adding-an-archive.md")
+    text = (DOCS / "adding-an-archive.md").read_text(encoding="utf-8")
+    (params,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert "/data/ponds" in params
+    (copy.folder / "ponds.yaml").write_text(params.replace("/data/ponds", str(root)))
+    copy.run("python", "-c", STEPS)
+    made = copy.folder / "data/clients/ponds/country-both-p0.json"
+    expected = build(ponds.metadata(root), scenario="country", assignment="both").summary
+    assert json.loads(made.read_text()) == json.loads(json.dumps(expected))
+    passed = copy.test(
+        "committed or drifted or ponds or know_of_archives",
+        "tests/test_params.py", "tests/test_imports.py", "tests/archives/test_adding.py",
+    )  # fmt: skip
+    assert passed > 8
+
+
+def test_what_parameters_know_of_archives_is_so():
+    assert sorted(KNOWN) == sorted(archives.ARCHIVES)
+    for name, known in KNOWN.items():
+        archive = archives.ARCHIVES[name]
+        held = {q: tuple(b.name for b in m.bands) for q, m in archive.modalities.items()}
+        assert (known.task, known.bands) == (archive.task, held)
+        assert all(set(bands) <= set(known.bands[q]) for q, bands in known.trained.items())

@@ -8,9 +8,20 @@ from torch.nn import functional as F
 from mmfl.models.flops import Counter
 from mmfl.models.losses import ntxent
 from mmfl.models.network import Network, initialise
+from mmfl.models.resnet import BACKBONES
 from mmfl.models.whitening import BatchWhitening2d
+from mmfl.params import BACKBONES as KNOWN
 
 BANDS = {"s1": 2, "s2": 10}
+
+
+def test_what_parameters_know_of_backbones_is_so():
+    """A name that is not registered, another number of stages, other channels to whiten."""
+    assert sorted(KNOWN) == sorted(BACKBONES)
+    for name, known in KNOWN.items():
+        net = Network(BANDS, 3, backbone=name, width=12).backbone("s2")
+        assert len(net.stages) == known.stages
+        assert net.stem[0].out_channels == (known.channels or 12)
 
 
 @pytest.mark.parametrize(("name", "count"), [("resnet18", 11_689_512), ("resnet50", 25_557_032)])
@@ -20,7 +31,7 @@ def test_parameter_counts_are_the_published_ones(name, count):
     assert sum(p.numel() for p in net.parameters()) - heads == count
 
 
-@pytest.mark.parametrize("backbone", ["compact", "resnet18", "resnet50"])
+@pytest.mark.parametrize("backbone", KNOWN)
 @pytest.mark.parametrize("where", ["none", "stem", "stem+layer1", "all"])
 def test_every_backbone_takes_any_bands(backbone, where):
     net = Network(BANDS, 19, backbone=backbone, whitening={"where": where})
