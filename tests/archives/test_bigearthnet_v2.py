@@ -238,12 +238,63 @@ GOOD = {
         ({"split": "val"}, "split 'val' is not train, validation or test"),
         ({"labels": [1, 2]}, "labels '1'"),
         ({"contains_seasonal_snow": "maybe"}, "unexpected type"),
+        ({"labels": "['Pastures']"}, "labels: found string, expected a list of names per row"),
+        ({"labels": None}, "labels: found null, expected a list"),
     ],
 )
 def test_malformed_rows(tmp_path, change, match):
     pq.write_table(pa.Table.from_pylist([GOOD | change]), tmp_path / "metadata.parquet")
     with pytest.raises(UserError, match=match):
         ARCHIVE.metadata(tmp_path)
+
+
+REQUIRED = [name for name in GOOD if name != "s1_name"]
+EMPTY = {"labels": [], "split": "", "country": "", "patch_id": ""}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [*((name, None) for name in REQUIRED), *EMPTY.items()]
+)
+def test_a_value_that_is_missing_is_told(tmp_path, column, value):
+    """In the third and the fifth of six rows: it is neither "no class" nor "no snow"."""
+    names = [GOOD["patch_id"][:-2] + f"{i}0" for i in range(1, 7)]
+    rows = [GOOD | {"patch_id": name} for name in names]
+    for number in (2, 4):
+        rows[number] = rows[number] | {column: value}
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "metadata.parquet")
+    with pytest.raises(UserError, match=rf"row 3: no {column} \(and in 1 more rows\)"):
+        ARCHIVE.metadata(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [pa.bool_(), pa.int64(), pa.float32(), pa.string()])
+def test_flags_of_any_type(tmp_path, kind):
+    """True, 1 and "true" leave a patch out; NaN and 2 are nothing of that."""
+    names = [GOOD["patch_id"][:-2] + f"{i}0" for i in range(1, 7)]
+    table = pa.Table.from_pylist([GOOD | {"patch_id": name} for name in names])
+    flags = pa.array([False, True, False, False, True, False])
+    place = table.column_names.index("contains_seasonal_snow")
+
+    def written(column):
+        found = table.set_column(place, "contains_seasonal_snow", column)
+        pq.write_table(found, tmp_path / "metadata.parquet")
+        return ARCHIVE.metadata(tmp_path)["pair"].tolist()
+
+    given = flags.cast(pa.int8()).cast(kind) if pa.types.is_floating(kind) else flags.cast(kind)
+    assert written(given) == [names[i] for i in (0, 2, 3, 5)]
+    if pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        for wrong in (2, float("nan")) if pa.types.is_floating(kind) else (2, -1):
+            values = [0, 0, 0, wrong, 0, 0]
+            with pytest.raises(UserError, match=r"row 4: contains_seasonal_snow: found (2|-1|nan)"):
+                written(pa.array(values, kind))
+
+
+def test_a_class_that_is_named_twice(tmp_path):
+    rows = [
+        GOOD | {"labels": ["Pastures", "Arable land", "Pastures", "Pastures"]},
+        GOOD | {"patch_id": GOOD["patch_id"][:-2] + "58", "labels": ["Pastures", "Pastures"]},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "metadata.parquet")
+    assert [x.tolist() for x in ARCHIVE.metadata(tmp_path)["labels"]] == [[2, 4], [4]]
 
 
 def test_small_table(tmp_path):

@@ -72,6 +72,8 @@ _CLASS_OF_CODE = np.full(1000, IGNORED, np.uint8)
 for _code, (_, _index) in CORINE.items():
     if _index is not None:
         _CLASS_OF_CODE[_code] = _index
+is_float = pa.types.is_floating
+LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 FOLDERS = {"s1": ("BigEarthNet-S1", 3), "s2": ("BigEarthNet-S2", 2)}
 
 
@@ -149,10 +151,9 @@ def _read_table(path: Path) -> pa.Table:
         raise UserError(f"{path}: not found, expected the archive's metadata; run `mmfl download`")
     try:
         table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"{path}: not a parquet file ({str(error).splitlines()[0]}); fetch it again"
-        ) from error
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{path}: not a parquet file ({text}); fetch it again") from error
     missing = [column for column in TABLE if column not in table.column_names]
     if missing:
         raise UserError(
@@ -165,15 +166,56 @@ def _read_table(path: Path) -> pa.Table:
     else:
         columns.append(pa.chunked_array([np.ones(len(table), dtype=bool)]))
     types = [pa.string(), pa.list_(pa.string()), *[pa.string()] * 3, *[pa.bool_()] * 3]
+    names = [*TABLE, "has_s2"]
+    if not any(kind(columns[1].type) for kind in LISTS):
+        raise UserError(
+            f"{path}: labels: found {columns[1].type}, expected a list of names per row; write the "
+            "column as lists"
+        )
+    for name, column, kind in zip(names, columns, types, strict=True):
+        if kind == pa.bool_() and (pa.types.is_integer(column.type) or is_float(column.type)):
+            _flags(path, name, column)
     try:
         columns = [column.cast(kind) for column, kind in zip(columns, types, strict=True)]
+        for name, column in zip(names, columns, strict=True):
+            if name != "s1_name":  # a patch without Sentinel-1 has none
+                _filled(path, name, column)
         columns[1] = _indices(columns[1], path)  # a byte in place of a name: most of the table
-        return pa.table(columns, names=[*TABLE, "has_s2"])
+        return pa.table(columns, names=names)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(
             f"{path}: a column has an unexpected type ({str(error).splitlines()[0]}); "
             "expected the metadata of BigEarthNet v2.0"
         ) from error
+
+
+def _flags(path: Path, name: str, column: pa.ChunkedArray) -> None:
+    """Numbers in place of true and false: 0 and 1, and no NaN, which would count as true."""
+    other = pc.invert(pc.is_in(column, value_set=pa.array([0, 1], column.type)))
+    wrong = pc.and_(other, pc.is_valid(column))
+    if pc.any(wrong).as_py():
+        row = pc.index(wrong, True).as_py()
+        raise UserError(
+            f"{path}: row {row + 1}: {name}: found {column[row].as_py()}, expected true or false; "
+            "correct the table or fetch it again"
+        )
+
+
+def _filled(path: Path, name: str, column: pa.ChunkedArray) -> None:
+    """A value in every row: one that is missing is neither "no class" nor "no snow"."""
+    bare = pc.is_null(column)
+    if pa.types.is_list(column.type):
+        bare = pc.or_(bare, pc.equal(pc.fill_null(pc.list_value_length(column), 0), 0))
+    elif pa.types.is_string(column.type):
+        bare = pc.or_(bare, pc.equal(pc.fill_null(column, ""), ""))
+    if pc.any(bare).as_py():
+        row = pc.index(bare, True).as_py()
+        count = pc.sum(bare).as_py()
+        more = f" (and in {count - 1:,} more rows)" if count > 1 else ""
+        raise UserError(
+            f"{path}: row {row + 1}: no {name}{more}, expected one in every row; correct the table "
+            "or fetch it again"
+        )
 
 
 def _rows(table: pa.Table, root: Path) -> pd.DataFrame:
@@ -218,12 +260,16 @@ def _indices(column: pa.ChunkedArray, where: Path) -> pa.Array:
 
 
 def _labels(column: pa.ChunkedArray) -> np.ndarray:
-    """Lists of indices as an object array of sorted int8 arrays."""
+    """Lists of indices as an object array of sorted int8 arrays, each class once."""
     lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     row = np.repeat(np.arange(len(counts)), counts)
     index = lists.flatten().to_numpy()
-    flat = index[np.lexsort((index, row))]
+    order = np.lexsort((index, row))
+    row, flat = row[order], index[order]
+    once = np.ones(len(row), bool)  # a class that is named twice
+    once[1:] = (row[1:] != row[:-1]) | (flat[1:] != flat[:-1])
+    flat, counts = flat[once], np.bincount(row[once], minlength=len(counts))
     ends = np.cumsum(counts)
     result = np.empty(len(counts), dtype=object)
     result[:] = [flat[a:b] for a, b in zip((ends - counts).tolist(), ends.tolist(), strict=True)]
