@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import rasterio
+from rasterio.transform import from_origin
 from test_folder import made, tif
 
 from mmfl.archives.content import varies, worthless
@@ -119,3 +121,27 @@ def test_varies_by_hand(dtype):
 def test_worthless_by_hand(bands, reason):
     found = worthless(iter(bands))
     assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_header_that_claims_any_size(tmp_path, on_error):
+    """A few kB that say 500,000 x 500,000 pixels: no memory is asked for them."""
+    root = archive(tmp_path / "archive", "s2", lower_half)
+    path = tmp_path / "archive/s2/p2.tif"
+    path.unlink()
+    place = {"crs": "EPSG:32633", "transform": from_origin(501_800, 5_000_000, 0.00016, 0.00016)}
+    with rasterio.open(path, "w", driver="GTiff", height=500_000, width=500_000, count=2,
+                       dtype="uint16", sparse_ok=True, tiled=True, blockxsize=65_536,
+                       blockysize=65_536, bigtiff="yes", **place):  # fmt: skip
+        pass
+    assert path.stat().st_size < 10_000
+    choice = {"root": root, "shard_size": 4, "snow": False, "cloud_or_shadow": False}
+    where = {"out": tmp_path / "out", "store": tmp_path / "store"}
+    if on_error == "skip":
+        split.run("my", **where, on_error="skip", **choice)
+        listed = read_skipped(tmp_path / "out/labels/skipped.csv")
+        assert listed[["modality", "patch"]].to_numpy().tolist() == [["s2", "p2"]]
+        return
+    with pytest.raises(UserError, match=r"p2\.tif: is 500,000 x 500,000 pixels, 1,000 GB in 2"):
+        split.run("my", **where, **choice)
+    assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -104,7 +105,7 @@ def band_shape(modality: Modality, resolution: int, shape: Shape | None) -> tupl
 def patch_bytes(modality: Modality, shape: Shape | None) -> int:
     """Bytes of a patch in all its bands."""
     return sum(
-        int(np.prod(band_shape(modality, r, shape))) * np.dtype(modality.at(r)[0].dtype).itemsize
+        math.prod(band_shape(modality, r, shape)) * np.dtype(modality.at(r)[0].dtype).itemsize
         for r in modality.resolutions
     )
 

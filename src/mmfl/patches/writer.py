@@ -40,6 +40,7 @@ from mmfl.patches.shards import (
 from mmfl.patches.tables import group_columns, write_parquet
 from mmfl.processes import Map, ahead
 
+LARGEST = 4 << 30  # bytes of an image
 CHUNK, CHUNK_BYTES = 32, 6 << 20  # patches that a worker holds at a time, at most
 
 
@@ -137,7 +138,7 @@ def _shapes(
         return dict.fromkeys(names), []
     found: dict[str, Shape | None] = {}
     faults = []
-    looked = run(partial(_shape, archive, root, modality.name), names)
+    looked = run(partial(_shape, archive, root, modality), names)
     for name, shape in zip(names, looked, strict=True):
         if not isinstance(shape, DamagedFile):
             found[name] = shape
@@ -148,9 +149,19 @@ def _shapes(
     return found, faults
 
 
-def _shape(archive: Archive, root: Path, modality: str, patch: str) -> Shape | DamagedFile:
+def _shape(archive: Archive, root: Path, modality: Modality, patch: str) -> Shape | DamagedFile:
+    """By the header alone: a file of a few bytes may claim any size."""
     try:
-        return archive.shape(root, modality, patch)
+        shape = archive.shape(root, modality.name, patch)
+        size = patch_bytes(modality, shape)
+        if size > LARGEST:
+            path = archive.patch_folder(root, modality.name, patch)
+            raise DamagedFile(
+                path, f"is {shape[0]:,} x {shape[1]:,} pixels, {size / 1e9:,.0f} GB in "
+                f"{len(modality.bands)} bands, expected at most {LARGEST / 1e9:.0f} GB; cut it "
+                f"into tiles, or leave it out with split.on_error: skip"
+            )  # fmt: skip
+        return shape
     except DamagedFile as error:
         return error
 
