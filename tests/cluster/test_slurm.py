@@ -22,6 +22,7 @@ import pytest
 import yaml
 from cluster_site import (
     HERE,
+    PATIENCE,
     Site,
     end_all,
     git_copy,
@@ -391,7 +392,7 @@ def test_a_silent_cluster_is_waited_for(one_method: tuple[Site, str], undisturbe
         wait_until(lambda: site.bodies("train", "end"), "training ends without a controller")
     finally:
         start_controller()
-    assert run.wait(300) == 0, site.said()
+    assert run.wait(PATIENCE) == 0, site.said()
     assert site.said().count("SLURM answers again") == 2
     assert len(site.bodies("train")) == 1
     run_folder = site.folder / RUN.format(KILLED[0])
@@ -413,12 +414,12 @@ def test_a_cluster_silent_for_good_ends_the_run_with_one_line(
     time.sleep(6)  # the controller saves its jobs every five seconds
     kill_controller()
     try:
-        assert run.wait(300) == 1, site.said()
+        assert run.wait(PATIENCE) == 1, site.said()
     finally:
         start_controller()
     ends = [line for line in site.said().splitlines() if "has not answered" in line]
     assert len(ends) == 1 and "MMFL_SLURM_PATIENCE" in ends[0] and "start it again" in ends[0]
-    assert site.snakemake(target, log="again.txt").wait(300) == 0, site.said("again.txt")
+    assert site.snakemake(target, log="again.txt").wait(PATIENCE) == 0, site.said("again.txt")
     assert record(body["job"])["JobState"] == "CANCELLED"
     assert "1 jobs of a run that was killed" in site.said("again.txt")
     assert first_round(site, KILLED[0]) == reached[KILLED[0]]
@@ -434,7 +435,7 @@ def test_a_job_that_sbatch_refuses_is_one_line(one_method: tuple[Site, str]) -> 
         ("gpu", {"gpu": 9}, ".*Requested node configuration is not available"),
     ):
         site.edit_profile(**{"set-resources": {"train": train | resources}})
-        assert site.snakemake(target, log=f"{name}.txt").wait(300) == 1
+        assert site.snakemake(target, log=f"{name}.txt").wait(PATIENCE) == 1
         said = [line for line in site.said(f"{name}.txt").splitlines() if "mmfl:" in line]
         assert len(said) == 1, site.said(f"{name}.txt")
         assert re.match(f"mmfl: train: SLURM refuses the job: {pattern}; change the", said[0])
