@@ -32,6 +32,7 @@ LEFT, LOOK = 1 << 30, 64 << 20  # bytes of the disk that it leaves free; looked 
 PAGE = re.compile(
     rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html)", re.I | re.S
 )
+MARKUP = re.compile(rb"(\xef\xbb\xbf|\xef\xbb?)?\s*(<|$)")  # how all of them begin
 HEAD = 1024  # bytes in which a page of HTML shows itself
 PACKED = re.compile(r"\.(gz|tgz|bz2|xz|zst|zip)$", re.IGNORECASE)
 
@@ -226,7 +227,7 @@ def _no_page(source: Source, answer: requests.Response, chunks: Iterator[bytes])
     first = b""
     for chunk in chunks:
         first += chunk
-        if len(first) >= HEAD:
+        if len(first) >= HEAD or not MARKUP.match(first):
             break
     stated = kind in ("text/html", "application/xhtml+xml") and not source.checksum
     if (stated or PAGE.match(first)) and not re.search(r"\.x?html?$", source.name, re.IGNORECASE):
