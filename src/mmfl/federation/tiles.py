@@ -66,7 +66,7 @@ class TileData(Data):
     def preload(self) -> None:
         """Keep the tiles of other pixels than their masks' in memory, resized, if they fit.
 
-        Windows of all others are read by memory map.
+        Windows of all others are read from their shards.
         """
         for q, images in self.images.items():
             rows = {
