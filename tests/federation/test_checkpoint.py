@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import pytest
 import torch
@@ -154,6 +156,25 @@ def test_damaged_rows_are_named_and_no_row_is_made_up(
     assert same(whole, resumed) and rows == again
     assert JOURNAL in caplog.text
     assert ("beginning at round 1" in caplog.text) == (beginning == 0)
+
+
+def test_rows_for_which_there_is_no_room_name_the_file_and_leave_the_others(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / JOURNAL)
+    journal.append([{"round": 1}])
+    before = journal.mark
+
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=rf"No space left on device: '.*{JOURNAL}'"):
+            journal.append([{"round": 2}])
+    assert journal.mark == before and journal.rows == [{"round": 1}]
+    assert read_journal(journal.path, before).rows == [{"round": 1}]
+    journal.append([{"round": 3}])
+    assert read_journal(journal.path, journal.mark).rows == [{"round": 1}, {"round": 3}]
+    assert journal.path.stat().st_size == journal.size
 
 
 # ---- the best round -----------------------------------------------------------------------------

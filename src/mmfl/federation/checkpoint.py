@@ -50,11 +50,15 @@ class Journal:
         """Write the rows of a round behind those that are there, to the disk."""
         text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as handle:
-            handle.truncate(self.size)
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
+        try:
+            with self.path.open("ab") as handle:
+                handle.truncate(self.size)
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:  # a full disk names no file
+            error.filename = error.filename or str(self.path)
+            raise
         self.rows += rows
         self.size += len(text)
         self.digest.update(text)
