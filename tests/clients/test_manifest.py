@@ -196,6 +196,13 @@ def test_what_is_drawn_depends_on_the_seed(scenario, assignment):
     assert len(held[0] & held[1]) < 0.8 * len(held[0])
 
 
+def test_groups_take_turns_in_the_order_of_their_names_as_clients():
+    """Upper case comes before lower case in the table; clients are all in lower case."""
+    table = SMALL.replace({"country": {"A": "b", "B": "C"}})  # "C" < "b", but b < c
+    found = build(table, scenario="country", assignment="alternate").summary["clients"]
+    assert sorted(found) == ["b-s1", "c-s2"]
+
+
 def test_halves_of_disjoint_are_of_every_split():
     table = pd.DataFrame(
         {
