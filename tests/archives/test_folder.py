@@ -110,7 +110,7 @@ def test_through_the_split(floods, tmp_path):
 def test_rows_in_no_split_are_left_out_once(floods, tmp_path, caplog):
     """What `mmfl check` calls right can be split."""
     root = floods[1]
-    text = root.read_text() + "split: {column: country, train: Peru}\n"
+    text = root.read_text() + "split: {column: id, train: a, test: [b]}\n"
     archive, root = made(tmp_path, text, (tmp_path / "locations.csv").read_text())
     assert not check(root).damage
     caplog.clear()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,18 +206,38 @@ def _chosen(
     return table
 
 
-def _named(groups: pd.Categorical) -> pd.Categorical:
-    """Names that can be part of a file's: lower case, letters and digits joined by dashes."""
-    names = {
-        str(g): re.sub(r"[^a-z0-9]+", "-", str(g).lower()).strip("-") for g in groups.categories
-    }
+def group_names(groups: Iterable[object]) -> dict[str, str]:
+    """group -> its part of its clients' names: lower case, letters and digits joined by dashes.
+
+    Letters are those of any script: `Côte d'Ivoire` is `côte-d-ivoire`, `江苏` stays.
+
+    Raises:
+        UserError: a group has neither letter nor digit, or two would have one name.
+    """
+    names: dict[str, str] = {}
     first: dict[str, str] = {}
-    for group, name in names.items():
-        if first.setdefault(name, group) != group or not name:
+    for group in map(str, groups):
+        text = unicodedata.normalize("NFC", group.lower())
+        kept = (char if unicodedata.category(char)[0] in "LMN" else " " for char in text)
+        name = "-".join("".join(kept).split())
+        if not name:
+            raise UserError(f"the group {group!r} has no letter and no digit, expected some, of "
+                            "which its clients are named; rename it")  # fmt: skip
+        if first.setdefault(name, group) != group:
             raise UserError(
-                f"partition: the groups {first[name]!r} and {group!r} would both be called "
+                f"the groups {first[name]!r} and {group!r} would both be called "
                 f"{name!r}, expected names that differ in letters or digits; rename one"
             )
+        names[group] = name
+    return names
+
+
+def _named(groups: pd.Categorical) -> pd.Categorical:
+    """Groups by their `group_names`."""
+    try:
+        names = group_names(groups.categories)
+    except UserError as error:
+        raise UserError(f"partition: {error}") from None
     return groups.rename_categories(lambda group: names[str(group)])
 
 

@@ -11,14 +11,13 @@ from tqdm import tqdm
 from mmfl.archives import Archive, get
 from mmfl.archives.base import MASK, SPLITS, pixels_only
 from mmfl.archives.content import varies, worthless
+from mmfl.archives.folder.units import READ, spaced
 from mmfl.errors import DamagedFile, UserError
-from mmfl.inspection.findings import GALLERY, Findings, spaced
+from mmfl.inspection.findings import GALLERY, Findings
 from mmfl.inspection.gallery import MODALITIES
 from mmfl.patches.faults import sift
 from mmfl.patches.tables import group_columns
 from mmfl.reporting.gallery import Gallery, Location, Tile
-
-READ = 64  # patches per modality that are read without --full
 
 
 def inspect_archive(root: Path, name: str, full: bool) -> Findings:

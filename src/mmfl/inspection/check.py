@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,14 @@ from mmfl.archives.base import MASK, SPLITS
 from mmfl.archives.folder import Folder, base_folder, metres
 from mmfl.archives.folder import table as tables
 from mmfl.archives.folder.files import Grid
+from mmfl.archives.folder.units import READ, spaced
+from mmfl.clients.manifest import group_names
 from mmfl.errors import UserError
 from mmfl.inspection import overlap, survey
-from mmfl.inspection.archive import READ, class_counts, pictures
-from mmfl.inspection.findings import Findings, spaced
+from mmfl.inspection.archive import class_counts, pictures
+from mmfl.inspection.findings import Findings
 from mmfl.params.description import Description, read_description
+from mmfl.params.description_parts import Splits
 from mmfl.params.tasks import TASKS
 
 ROWS = 20  # of a table by group
@@ -38,6 +43,9 @@ class Checked(Findings):
         """Lines on what is wrong."""
         lines = super().verdict()
         lines[0] = lines[0].replace("is damaged", "is wrong").replace("Damaged", "Wrong")
+        odd = sum(note.startswith("Warning: ") for note in self.notes)
+        if odd and not self.damage:
+            lines[0] = f"Nothing is wrong; {odd} warning{'s' if odd > 1 else ''} above."
         return lines
 
     def text(self) -> str:
@@ -69,7 +77,11 @@ def check(path: Path, *, full: bool = False) -> Checked:
     pairs = usable[described.id].tolist()
     looked = survey.headers(archive, path, pairs)
     found.damage += [line for line in looked.wrong if ": is missing" not in line]
-    found.damage += survey.misplaced(looked, archive, path)
+    for said in looked.said.values():
+        found.damage += said.wrong
+        found.notes += said.notes
+        for text in said.odd:
+            found.warn(text)
     found.add("Modalities", modalities(archive, looked, usable, path))
     _pixels(found, archive, path, looked, pairs, full)
     splits = dict(zip(pairs, tables.splits(described, usable), strict=True))
@@ -90,7 +102,7 @@ def snippet(path: Path) -> str:
     """A parameter file to run it, and how."""
     name = name_of(path)
     chosen = {
-        "folders": {name: str(path)},
+        "folders": {name: str(path.expanduser().absolute())},
         "archives": {name: {}},
         "partition": {"scenario": "region"},
         "train": {"size": 32, "rounds": 2, "seeds": [1], "methods": ["mf"]},
@@ -98,7 +110,7 @@ def snippet(path: Path) -> str:
     text = yaml.safe_dump(chosen, sort_keys=False, default_flow_style=None, width=1000)
     lines = "".join(f"  {line}\n" for line in text.splitlines())
     return (f"To run it, write a parameter file of its own, {name}.params.yaml:\n{lines}"
-            "and run, in the checkout, from which a relative path counts:\n"
+            "and run, in the checkout:\n"
             f"  snakemake --cores 2 --configfile {name}.params.yaml")  # fmt: skip
 
 
@@ -128,10 +140,15 @@ def _table(found: Checked, described: Description, table: pd.DataFrame, root: Pa
     if not (split == "train").any():
         found.damage.append(f"{path}: no location for training, expected some")
     if not (split == "test").any():
-        found.warn("no location for the test, so nothing can be evaluated")
+        found.damage.append(f"{path}: no location for the test, expected some; else nothing can be "
+                            "evaluated")  # fmt: skip
     if not (split == "validation").any():
         found.warn("no location for validation: rounds cannot be compared, the last one counts")
     for group in dict.fromkeys([*filter(None, [described.grouped]), *described.groups]):
+        try:
+            group_names(sorted(set(usable[group]) - {""}))
+        except UserError as error:
+            found.damage.append(f"{path}: column {group}: {error}")
         counted = pd.crosstab(usable[group], split).reindex(columns=list(SPLITS), fill_value=0)
         largest = counted.loc[counted.sum(axis=1).sort_values(ascending=False, kind="stable").index]
         more = f", the largest {ROWS} of {len(counted):,}" if len(counted) > ROWS else ""
@@ -146,22 +163,49 @@ def _table(found: Checked, described: Description, table: pd.DataFrame, root: Pa
 
 
 def _files(found: Checked, described: Description, table: pd.DataFrame, root: Path) -> None:
-    """Cells without a path, and paths without a file."""
+    """Cells without a path, paths without a file, and paths that name another split."""
     base = base_folder(described, root)
     pixel = described.task == "pixel"
     bare = np.ones(len(table), bool)
+    splits = tables.splits(described, table)
+    strange: list[str] = []
     for q in [*described.modalities, *([MASK.name] if pixel else [])]:
         named = tables.paths(described, table, q)
-        for pair, texts in zip(table[described.id], named, strict=True):
+        for pair, split, texts in zip(table[described.id], splits, named, strict=True):
             if texts is None and q == MASK.name:
                 found.damage.append(f"{pair}: the table names no mask, expected one")
-            found.damage += [f"{base / text}: is missing, the {q} of {pair}" for text in texts or ()
-                             if not (base / text).is_file()]  # fmt: skip
+            for text in texts or ():
+                if not (base / text).is_file():
+                    found.damage.append(f"{base / text}: is missing, the {q} of {pair}; "
+                                        f"{_where(base / text, base)}")  # fmt: skip
+                says = {Splits().of(part) for part in Path(text).parts[:-1]} - {None}
+                if says and split not in says:
+                    strange.append(f"{base / text} is of {pair}, which the table has in {split}")
         if q != MASK.name:
             bare &= np.array([texts is None for texts in named], bool)
+    if strange:
+        found.warn(f"{len(strange):,} files lie in the folder of another split, e.g. {strange[0]}")
     if bare.any():
         found.warn(f"{bare.sum():,} locations have no image and are left out, e.g. "
                    f"{table[described.id][bare].iloc[0]}")  # fmt: skip
+
+
+def _where(path: Path, base: Path) -> str:
+    """What to do about a file that is not there."""
+    folder = path.parent
+    if not folder.is_dir():
+        return (f"there is no folder {folder}, see path and root in the description (files are "
+                f"looked for below {base})")  # fmt: skip
+    near = [name for name in _names(folder) if name.casefold() == path.name.casefold()
+            or Path(name).stem.casefold() == path.stem.casefold()]  # fmt: skip
+    hint = f"did you mean {near[0]}? Else " if near else ""
+    return f"{hint}correct the table, or leave it out with split.on_error: skip"
+
+
+@lru_cache(maxsize=8)
+def _names(folder: Path) -> list[str]:
+    """Files of a folder, not all where they are many."""
+    return [item.name for item in islice(folder.iterdir(), 100_000)]
 
 
 def modalities(
@@ -237,9 +281,12 @@ def _ground(
             "seen, only that no image stands in two. " + _shared(archive.described, root)
         )
     feet = overlap.footprints(placed, splits)
-    for i, j in overlap.overlapping(feet):
+    shared = overlap.overlapping(feet)
+    for i, j in shared:
         found.damage.append(f"{feet.names[i]} ({feet.splits[i]}) and {feet.names[j]} "
                             f"({feet.splits[j]}) cover the same ground")  # fmt: skip
+    if len(shared) >= overlap.SHARED:
+        found.notes.append(f"The search for shared ground ended at {len(shared):,} pairs.")
     for split in ("validation", "test"):
         gap, width = overlap.distances(feet, split)
         near = gap < overlap.NEAR * width

@@ -73,12 +73,6 @@ class Findings:
         write_text(path, page.render(TEMPLATE, **values))
 
 
-def spaced(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` places at equal steps from 0 to count - 1."""
-    steps = np.linspace(0, count - 1, min(count, wanted)).round().astype(int)
-    return np.unique(steps).tolist() if count else []
-
-
 def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return "–"

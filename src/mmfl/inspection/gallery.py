@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from mmfl.archives.base import MASK, pixels_only
+from mmfl.archives.folder.units import spaced
 from mmfl.errors import UserError
-from mmfl.inspection.findings import spaced
 from mmfl.patches.labels import read_classes, read_labels
 from mmfl.patches.reader import Patches
 from mmfl.patches.tiles import Masks, Tiles

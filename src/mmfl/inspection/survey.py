@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from mmfl.archives.base import MASK
 from mmfl.archives.content import varies, worthless
-from mmfl.archives.folder import Folder, files
+from mmfl.archives.folder import Folder, files, units
+from mmfl.archives.folder.statements import Statements
 from mmfl.errors import DamagedFile
 from mmfl.params.tasks import IGNORED
 
@@ -28,67 +29,40 @@ RARE = 1e-3  # share of pixels from which a number is odd
 
 @dataclass
 class Survey:
-    """`grids`: modality (or mask) -> location -> its grid; `kinds`: its file types and dtypes."""
+    """`grids`: modality (or mask) -> location -> its grid; `kinds`: its file types and dtypes;
+    `said`: modality -> what its files say of themselves.
+    """
 
     grids: dict[str, dict[str, files.Grid]] = field(default_factory=dict)
     kinds: dict[str, set[str]] = field(default_factory=dict)
     dtypes: dict[str, set[str]] = field(default_factory=dict)
+    said: dict[str, Statements] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
 
 def headers(archive: Folder, root: Path, pairs: list[str]) -> Survey:
     """Open every file of some locations without reading pixels."""
-    found = Survey()
-    for q in [*archive.modalities, *([MASK.name] if archive.task == "pixel" else [])]:
+    found = Survey(
+        said={q: Statements(part, q) for q, part in archive.described.modalities.items()}
+    )
+    order = [*archive.modalities, *([MASK.name] if archive.task == "pixel" else [])]
+    for q in order:
         found.grids[q], found.kinds[q], found.dtypes[q] = {}, set(), set()
-
-        def look(pair: str, q: str = q) -> list[files.Header] | str | None:
-            try:
-                return _headers(archive, root, q, pair)
-            except DamagedFile as error:
-                return str(error)
-
-        for pair, item in zip(pairs, _each(look, pairs, f"open {q}"), strict=True):
-            if isinstance(item, str):
-                found.wrong.append(item)
-            elif item:
-                found.grids[q][pair] = max((h.grid for h in item), key=lambda grid: grid.height)
-                found.kinds[q] |= {header.path.suffix.lower() for header in item}
-                found.dtypes[q] |= {header.dtype for header in item}
+    looked = _each(lambda pair: archive.look(root, pair), pairs, "open files")
+    for pair, (opened, faults) in zip(pairs, looked, strict=True):
+        found.wrong += map(str, faults)
+        for q, held in opened.items():
+            found.grids[q][pair] = max((h.grid for h in held), key=lambda grid: grid.height)
+            found.kinds[q] |= {header.path.suffix.lower() for header in held}
+            found.dtypes[q] |= {header.dtype for header in held}
+            if q in found.said:
+                found.said[q].add(held)
     return found
-
-
-def _headers(archive: Folder, root: Path, q: str, pair: str) -> list[files.Header]:
-    paths = archive.paths(root, q, pair)
-    with files.located():
-        if q == MASK.name:
-            return [files.header(archive.path(root, q, pair))]
-        part = archive.described.modalities[q]
-        bands = list(part.bands) if part.apart else [None]
-        found = []
-        for path, band in zip(paths, bands if paths else [], strict=True):
-            found.append(files.header(path, 1 if part.apart else len(part.bands), part.axes))
-            files.places(part, found[-1], band)
-        return found
-
-
-def misplaced(found: Survey, archive: Folder, root: Path) -> list[str]:
-    """Images that cannot be on the ground of their mask, or of their first image."""
-    wrong = []
-    order = [q for q in (MASK.name, *archive.modalities) if q in found.grids]
-    for pair in sorted({pair for grids in found.grids.values() for pair in grids}):
-        held = [q for q in order if pair in found.grids[q]]
-        name = "the mask" if held[0] == MASK.name else held[0]
-        for q in held[1:]:
-            reason = files.disagreement(found.grids[held[0]][pair], found.grids[q][pair], name)
-            if reason is not None:
-                wrong.append(f"{archive.path(root, q, pair)}: {reason}")
-    return wrong
 
 
 @dataclass
 class Values:
-    """What was read of a modality. `bands`: a row per band; `odd`: sentences."""
+    """What was read of a modality. `bands`: a row per band; `odd`, `wrong`: sentences."""
 
     bands: list[dict[str, object]]
     odd: list[str]
@@ -98,10 +72,11 @@ class Values:
 def values(archive: Folder, root: Path, q: str, pairs: list[str]) -> Values:
     """Read a modality of some locations: range and gaps of every band, and what looks odd."""
     modality = archive.modality(q)
-    rows, wrong, flat = [], [], []
+    rows, wrong, flat, images = [], [], [], []
+    part = archive.described.modalities[q]
     nodata = modality.bands[0].nodata
 
-    def look(pair: str) -> np.ndarray | str:
+    def look(pair: str) -> tuple[np.ndarray, units.Seen | None] | str:
         try:
             pixels = archive.read_patch(root, q, pair, modality.resolutions[0])
         except DamagedFile as error:
@@ -113,17 +88,21 @@ def values(archive: Folder, root: Path, q: str, pairs: list[str]) -> Values:
             flat.append(archive.path(root, q, pair).name)  # as elevation of the sea
         pixels = pixels.astype(np.float64)
         pixels[pixels == nodata] = np.nan
-        return _seen(pixels)
+        dtype = archive.headers(root, q, pair)[0].dtype
+        return _seen(pixels), units.seen(archive.path(root, q, pair), q, part, pixels, dtype)
 
     for item in _each(look, pairs, f"read {q}"):
         if isinstance(item, str):
             wrong.append(item)
         else:
-            rows.append(item)
+            rows.append(item[0])
+            images += [item[1]] if item[1] else []
     if not rows:
         return Values([], [], wrong)
     every = np.stack(rows)  # (files, bands, columns of _seen)
-    bands, odd = [], []
+    mixed, odd = units.disagreement(q, images)
+    wrong += mixed
+    bands = []
     for place, band in enumerate(modality.bands):
         found = _summary(every[:, place])
         bands.append({"band": band.name, "modality": q, **found})
@@ -170,10 +149,6 @@ def _oddities(rows: np.ndarray, found: dict[str, object]) -> list[str]:
         if share > RARE and value in (found["least"], found["most"]):
             said.append(f"{100 * share:.1f} % of the pixels are {value:g}; if that is no value, "
                         "say so with nodata")  # fmt: skip
-    means = np.abs(rows[:, 3] / np.maximum(rows[:, 4], 1))
-    if min((means < 1.5).mean(), (means > 50).mean()) > 0.1:
-        said.append("some files are of the order of 1 and others of hundreds; are they scaled "
-                    "alike?")  # fmt: skip
     return said
 
 

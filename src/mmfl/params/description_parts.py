@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from mmfl.params.faults import Fault
 
@@ -45,8 +53,17 @@ class Splits(Part):
 
     def of(self, value: str) -> str | None:
         """The split that a value stands for, or None."""
-        value = value.lower()
-        return next((s for s in SPLITS if value in map(str.lower, getattr(self, s))), None)
+        values = {value.lower(), whole(value)}
+        return next((s for s in SPLITS if values & set(map(str.lower, getattr(self, s)))), None)
+
+
+class Column(Part):
+    """A column of the table."""
+
+    column: str
+
+
+Factor = float | Column | Literal["file"]
 
 
 class Images(Part):
@@ -54,7 +71,8 @@ class Images(Part):
 
     `path` is a column of the table, or a template with {id}, {band} or {any column} in it, or one
     of these per band. `bands`: band -> its place in the file counted from 1, or None: by the
-    names in the file, else in the order given.
+    names in the file, else in the order given. `scale` and `offset`: a pixel is its number in the
+    file times `scale` plus `offset`; for all files, of a column, or as each file states.
     """
 
     path: str | dict[str, str] = ""
@@ -63,6 +81,22 @@ class Images(Part):
     dtype: str | None = None
     axes: Axes | None = None
     show: list[str] = []
+    scale: Factor | None = None
+    offset: Factor | None = None
+
+    @field_validator("scale", "offset", mode="before")
+    @classmethod
+    def _factor(cls, value: Any, info: ValidationInfo) -> Any:
+        """A number, {column: name}, or the word file."""
+        named = isinstance(value, dict) and list(value) == ["column"]
+        if value is None or value == "file" or (named and isinstance(value["column"], str)):
+            return value
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or (info.field_name == "scale" and value == 0):
+            zero = " other than 0" if info.field_name == "scale" else ""
+            raise ValueError(f"found {value!r}, expected a number{zero}, {{column: its name in the "
+                             "table}, or the word file")  # fmt: skip
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -117,6 +151,11 @@ class Images(Part):
     def apart(self) -> bool:
         """Whether every band has a file of its own."""
         return isinstance(self.path, dict) or "{band}" in self.path
+
+    @property
+    def scaled(self) -> bool:
+        """Whether pixels are other numbers than those in the file."""
+        return self.scale is not None or self.offset is not None
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -209,6 +248,11 @@ class Words(Part):
     def names(self) -> tuple[str, ...]:
         """The classes in the order given."""
         return tuple(dict.fromkeys((self.classes or self.columns).values()))
+
+
+def whole(text: str) -> str:
+    """A whole number without its point: 1.0, as a table writes it after a gap, is 1."""
+    return text.partition(".")[0] if re.fullmatch(r"-?\d+\.0+", text) else text
 
 
 def _text(value: Any) -> Any:

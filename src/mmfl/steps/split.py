@@ -59,6 +59,7 @@ def run(
             f"{root}: found no patch after the exclusions, expected some; "
             "set split.snow or split.cloud_or_shadow to true"
         )
+    _complete(metadata, root)
     skip = on_error == "skip"
     stores = [*([MASK.name] if described.task == "pixel" else []), *described.modalities]
 
@@ -84,6 +85,7 @@ def run(
     rows = held(described, _less(rows, stores, damaged))
     if rows.empty:
         raise UserError(f"{root}: found no patch that can be used, expected some; see {faults[0]}")
+    _complete(rows, root)
     if faults:
         log.warning("%d patches are skipped, listed in %s", len(faults), out / "labels" / SKIPPED)
     for folder in folders:
@@ -94,6 +96,15 @@ def run(
         if folder.is_dir() and folder.name not in (*stores, "labels"):
             shutil.rmtree(folder)
     write_store(out, archive)
+
+
+def _complete(rows: pd.DataFrame, root: Path) -> None:
+    """Refuse locations of which nothing can be trained, or nothing evaluated."""
+    for split in ("train", "test"):
+        if not (rows["split"] == split).any():
+            counts = ", ".join(f"{n:,} {name}" for name, n in rows["split"].value_counts().items())
+            raise UserError(f"{root}: found no location of the split {split} that can be used, "
+                            f"expected some (found {counts})")  # fmt: skip
 
 
 def _encoded(

@@ -6,6 +6,7 @@ a GeoTIFF, PNG or npy file on disk, or a fault.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,12 +16,14 @@ import numpy as np
 import pandas as pd
 
 from mmfl.archives.base import MASK, NOTHING, Archive, Band, Fault, Labels, Mask, Modality
-from mmfl.archives.folder import files
+from mmfl.archives.folder import files, units
 from mmfl.archives.folder import table as tables
+from mmfl.archives.folder.statements import Statements
 from mmfl.errors import DamagedFile, UserError
 from mmfl.params.description import Description, read_description
 from mmfl.params.description_parts import Images
 
+log = logging.getLogger(__name__)
 RESOLUTION = 10  # of images whose pixels have no known size
 DEGREE = 111_320  # metres
 TRIES = 20  # files of a modality that are opened to find out its type
@@ -66,37 +69,74 @@ class Folder(Archive):
         workers: int = 1,
         told: Mapping[str, Labels] = NOTHING,
     ) -> tuple[pd.DataFrame, list[Fault]]:
-        """See `Archive.labelled`; an image that covers other ground is a fault and not there."""
+        """See `Archive.labelled`; an image that covers other ground is a fault and not there.
+
+        Raises:
+            UserError: the files do not agree with each other, in the order of their bands or in
+                their unit, so that nobody knows which are right.
+        """
         rows, faults = super().labelled(root, rows, workers, told)
         rows = rows.copy()
+        said = {q: Statements(part, q) for q, part in self.described.modalities.items()}
         with ThreadPoolExecutor(max(workers, 1)) as pool:
-            looked = list(pool.map(lambda pair: self.misplaced(root, pair), rows["pair"]))
-        for row, wrong in enumerate(looked):
-            for fault in wrong:
-                if rows.at[row, fault.modality] is not None:
-                    faults.append(fault)
-                    rows.at[row, fault.modality] = None
+            looked = pool.map(lambda pair: self.look(root, pair), rows["pair"])
+            for row, (headers, wrong) in enumerate(looked):
+                for q, found in headers.items():
+                    if q in said:
+                        said[q].add(found)
+                for fault in wrong:
+                    if fault.modality in said and rows.at[row, fault.modality] is not None:
+                        faults.append(fault)
+                        rows.at[row, fault.modality] = None
+        for q, statements in said.items():
+            pairs = rows["pair"][rows[q].notna()].tolist()
+            mixed, odd = units.agreement(self, root, q, pairs, workers)
+            for line in (*statements.odd, *odd):
+                log.warning("%s: %s", root, line)
+            for line in (*statements.wrong, *mixed):
+                raise UserError(f"{root}: {line}")
         return rows, faults
 
-    def misplaced(self, root: Path, pair: str) -> list[Fault]:
-        """The images of a location that cannot be placed on its mask, or on the first image."""
-        found, reference = [], None
+    def look(self, root: Path, pair: str) -> tuple[dict[str, list[files.Header]], list[Fault]]:
+        """The headers of a location's files by modality (and mask), and what is wrong with them.
+
+        Images that cannot be placed on the mask, or on the first image, are wrong.
+        """
+        found: dict[str, list[files.Header]] = {}
+        faults, reference = [], None
         with files.located():
-            if self.task == "pixel":
-                reference = ("the mask", files.header(self.path(root, MASK.name, pair)).grid)
-            for q in self.modalities:
-                if not self.paths(root, q, pair):
-                    continue
+            for q in [*([MASK.name] if self.task == "pixel" else []), *self.modalities]:
                 try:
-                    grid = self.grid(root, q, pair)
-                    reference = reference or (q, grid)
+                    headers = self.headers(root, q, pair)
+                    if not headers:
+                        continue
+                    grid = _finest(headers)
+                    name = "the mask" if q == MASK.name else q
+                    reference = reference or (name, grid)
                     reason = files.disagreement(reference[1], grid, reference[0])
                 except DamagedFile as error:
-                    found.append(Fault(q, pair, error.path, error.reason))
+                    faults.append(Fault(q, pair, error.path, error.reason))
                     continue
+                found[q] = headers
                 if reason is not None:
                     path = self.path(root, q, pair)
-                    found.append(Fault(q, pair, str(path), f"{reason}; {files.REMEDY}"))
+                    faults.append(Fault(q, pair, str(path), f"{reason}; {files.REMEDY}"))
+        return found, faults
+
+    def headers(self, root: Path, modality: str, pair: str) -> list[files.Header]:
+        """Of a location's files in a modality (or its mask), opened but not read.
+
+        Raises:
+            DamagedFile: one cannot be used, or is of other bands.
+        """
+        if modality == MASK.name:
+            assert self.described.mask is not None
+            return [files.mask_header(self.path(root, modality, pair), self.described.mask)]
+        part = self.described.modalities[modality]
+        found = []
+        for path, band in zip(self.paths(root, modality, pair), _apart(part), strict=False):
+            found.append(files.header(path, 1 if part.apart else len(part.bands), part.axes))
+            files.places(part, found[-1], band)
         return found
 
     def paths(self, root: Path, modality: str, patch: str) -> tuple[Path, ...]:
@@ -137,10 +177,7 @@ class Folder(Archive):
 
     def grid(self, root: Path, modality: str, patch: str) -> files.Grid:
         """The grid of the finest band; with its georeference within `files.located`."""
-        part = self.described.modalities[modality]
-        bands = 1 if part.apart else len(part.bands)
-        found = [files.header(path, bands, part.axes) for path in self.paths(root, modality, patch)]
-        return max((item.grid for item in found), key=lambda grid: grid.height)
+        return _finest(self.headers(root, modality, patch))
 
     def read(self, root: Path, modality: str, patch: str, band: str) -> np.ndarray:
         """See `Archive.read`; gaps are NaN in floats and `nodata` in whole numbers."""
@@ -153,17 +190,34 @@ class Folder(Archive):
         if modality == MASK.name:
             return self._classes(root, patch)[0][None]
         part, bands = self.described.modalities[modality], self.modality(modality).bands
-        paths = self.paths(root, modality, patch)
-        named: list[str | None] = [*part.bands] if part.apart else [None]
         found = []
-        for path, band in zip(paths, named, strict=True):
-            pixels, header = files.read(path, part, band)
+        for path, band in zip(self.paths(root, modality, patch), _apart(part), strict=True):
+            pixels, header, places = files.read(path, part, band)
             nodata = part.nodata if bands[0].nodata is None else bands[0].nodata
+            factor = self._factor(root, modality, patch, header, places)
             key = f"modalities.{modality}"
-            found.append(files.settled(pixels, header, key, bands[0].dtype, nodata))
+            found.append(files.settled(pixels, header, key, bands[0].dtype, nodata, factor))
         height = max(pixels.shape[1] for pixels in found)
         width = max(pixels.shape[2] for pixels in found)
         return np.concatenate([_repeated(pixels, height, width) for pixels in found])
+
+    def _factor(
+        self, root: Path, modality: str, pair: str, header: files.Header, places: list[int]
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """(bands,) scales and offsets of a file's bands; None where its numbers are the pixels."""
+        part = self.described.modalities[modality]
+        if not part.scaled:
+            return None
+        row = tables.factors(self.described, root).get(modality, {}).get(pair, {})
+        found = []
+        for kind, given, own, plain in (("scale", part.scale, header.scales, 1.0),
+                                        ("offset", part.offset, header.offsets, 0.0)):  # fmt: skip
+            if given == "file":
+                found.append(np.array([own[place - 1] if own else plain for place in places]))
+            else:
+                value = given if isinstance(given, int | float) else row.get(kind, plain)
+                found.append(np.full(len(places), value, np.float64))
+        return found[0], found[1]
 
     def mask(self, root: Path, pair: str) -> Mask:
         """See `Archive.mask`; without a georeference of its own it has its images'."""
@@ -212,7 +266,8 @@ def _modality(described: Description, root: Path, name: str) -> Modality:
 
 
 def _bands(part: Images, first: files.Header, grid: files.Grid, key: str) -> tuple[Band, ...]:
-    dtype = part.dtype or files.STORED.get(first.dtype, first.dtype)
+    stored = "float32" if part.scaled else files.STORED.get(first.dtype, first.dtype)
+    dtype = part.dtype or stored
     nodata = first.nodata if part.nodata is None else part.nodata
     if np.dtype(dtype).kind == "f":
         nodata = None  # gaps are NaN when they are read
@@ -226,6 +281,15 @@ def _bands(part: Images, first: files.Header, grid: files.Grid, key: str) -> tup
         Band(name, metres(grid), None, dtype, nodata=nodata, gaps=np.dtype(dtype).kind == "f")
         for name in part.bands
     )
+
+
+def _apart(part: Images) -> list[str | None]:
+    """The band of each file of a location; None: one file holds all."""
+    return [*part.bands] if part.apart else [None]
+
+
+def _finest(headers: list[files.Header]) -> files.Grid:
+    return max((header.grid for header in headers), key=lambda grid: grid.height)
 
 
 def metres(grid: files.Grid) -> int:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import rasterio
 import rasterio.env
 from affine import Affine
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
+from mmfl.archives.folder import naming
 from mmfl.errors import DamagedFile
 from mmfl.params.description_parts import Axes, Images, Pixels
 from mmfl.params.tasks import IGNORED
 
 REMEDY = "correct it, or leave it out with split.on_error: skip"
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG"}
+LIMIT = 1 << 30  # bytes of an image's pixels: it is read whole
 STORED = {"float64": "float32", "float16": "float32", "bool": "uint8"}  # the others as they are
 
 
@@ -59,7 +62,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself. `names`: of its bands, where every one has another."""
+    """What a file says of itself.
+
+    Of each band `names` ("" for none), `scales`, `offsets` and `units`, or nothing where the format
+    has no such thing; `coloured`: its bands are red, green and blue by the format.
+    """
 
     path: Path
     count: int
@@ -67,6 +74,20 @@ class Header:
     dtype: str
     nodata: float | None = None
     names: tuple[str, ...] = ()
+    scales: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
+    units: tuple[str, ...] = ()
+    coloured: bool = False
+
+    @property
+    def factored(self) -> bool:
+        """Whether the file states a scale or an offset."""
+        return any(scale != 1 for scale in self.scales) or any(self.offsets)
+
+
+def said(found: Header) -> Header:
+    """A header without what differs from file to file by nature: its path, place and size."""
+    return replace(found, path=Path(), grid=Grid(1, 1))
 
 
 @contextmanager
@@ -89,26 +110,37 @@ def header(path: Path, bands: int = 1, axes: Axes | None = None) -> Header:
         raise DamagedFile(path, f"is missing, expected a file on disk; {REMEDY}")
     if path.suffix.lower() == ".npy":
         pixels = _mapped(path, bands, axes)
+        _bounded(path, pixels.shape, pixels.dtype, bands)
         return Header(path, len(pixels), Grid(*pixels.shape[1:]), pixels.dtype.name)
     with _opened(path) as source:
-        names = tuple(name or "" for name in source.descriptions)
-        distinct = "" not in names and len(set(names)) == len(names)
+        shape, dtype = (source.count, source.height, source.width), np.dtype(source.dtypes[0])
+        _bounded(path, shape, dtype, bands)
+        least = source.count * source.height * source.width * dtype.itemsize
+        small = source.driver == "GTiff" and path.stat().st_size < least
+        bits = source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS") if small else None
+        if small and source.compression is None and bits is None:  # GDAL would read zeros
+            raise DamagedFile(path, f"holds fewer bytes than its pixels, {least:,}; {REMEDY}")
         grid = Grid(source.height, source.width)
         if source.crs and not source.transform.is_identity:
             grid = Grid(source.height, source.width, source.crs, source.transform)
-        return Header(path, source.count, grid, source.dtypes[0], source.nodata,
-                      names if distinct else ())  # fmt: skip
+        return Header(
+            path, source.count, grid, source.dtypes[0],
+            None if source.nodata is None or np.isnan(source.nodata) else source.nodata,
+            tuple((name or "").strip() for name in source.descriptions), source.scales,
+            source.offsets, tuple(unit or "" for unit in source.units),
+            source.driver == "PNG" and source.count >= 3,
+        )  # fmt: skip
 
 
 def places(part: Images, found: Header, band: str | None = None) -> list[int]:
     """Where the bands (or the one `band` of a file of its own) are in a file, counted from 1.
 
-    By the numbers given; else by name, where the file names all of them; else in order.
+    By the numbers given; else by name, as in `naming.find`; else in order.
 
     Raises:
-        DamagedFile: the file has another number of bands.
+        DamagedFile: the file has another number of bands, or names others.
     """
-    wanted = list(part.bands) if band is None else [band]
+    wanted = wanted_bands(part, band)
     given = [part.bands[name] for name in wanted]
     chosen = [place for place in given if place is not None]
     if len(chosen) == len(wanted):
@@ -116,30 +148,51 @@ def places(part: Images, found: Header, band: str | None = None) -> list[int]:
             raise DamagedFile(found.path, f"has {found.count} bands, expected at least "
                               f"{max(chosen)}; {REMEDY}")  # fmt: skip
         return chosen
-    if set(wanted) <= set(found.names):
-        return [found.names.index(name) + 1 for name in wanted]
+    remedy = f"give the place of each in the file, e.g. bands: {{{wanted[0]}: 1}}"
+    try:
+        named = naming.find(wanted, found.names)
+    except ValueError as error:
+        raise DamagedFile(found.path, f"{error}, expected {', '.join(wanted)}; {remedy}") from None
+    if named is not None:
+        return named
     if found.count != len(wanted):
-        named = f" ({', '.join(found.names)})" if found.names else ""
+        told = f" ({', '.join(found.names)})" if naming.named(found.names) else ""
         raise DamagedFile(
-            found.path, f"has {found.count} bands{named}, expected {', '.join(wanted)}; give the "
-            f"place of each in the file, e.g. bands: {{{wanted[0]}: 1}}"
+            found.path, f"has {found.count} bands{told}, expected {', '.join(wanted)}; {remedy}"
         )  # fmt: skip
     return list(range(1, found.count + 1))
 
 
-def read(path: Path, part: Images, band: str | None = None) -> tuple[np.ndarray, Header]:
-    """(bands, H, W) as they are in the file, and its header; `DamagedFile` as above."""
+def wanted_bands(part: Images, band: str | None) -> list[str]:
+    """The bands of a file: all, or the one that has it to itself."""
+    return list(part.bands) if band is None else [band]
+
+
+def read(path: Path, part: Images, band: str | None = None) -> tuple[np.ndarray, Header, list[int]]:
+    """(bands, H, W) as they are in the file, its header, and the bands' places in it.
+
+    Raises:
+        DamagedFile: as `header` and `places`.
+    """
     found = header(path, _expected(part, band), part.axes)
-    return _pixels(found, places(part, found, band), part.axes, _expected(part, band)), found
+    chosen = places(part, found, band)
+    return _pixels(found, chosen, part.axes, _expected(part, band)), found, chosen
 
 
 def settled(
-    pixels: np.ndarray, found: Header, key: str, dtype: str, nodata: float | None
+    pixels: np.ndarray,
+    found: Header,
+    key: str,
+    dtype: str,
+    nodata: float | None,
+    factor: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Pixels in the modality's type; gaps are NaN in floats and `nodata` in whole numbers.
 
     Args:
+        pixels: (bands, H, W) as they are in the file.
         key: of the modality in the description, for the message.
+        factor: scale and offset of each band, (bands,), of all that is no gap.
 
     Raises:
         DamagedFile: values that the type cannot hold, or gaps without a value for them.
@@ -153,6 +206,9 @@ def settled(
     target = np.dtype(dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # too large for float32: infinite, a gap
+        if factor is not None:
+            scale, offset = (values[:, None, None] for values in factor)
+            pixels = pixels.astype(np.float64) * scale + offset
         if target.kind == "f":
             out = pixels.astype(target)
             same = pixels.dtype.kind == "f" or (out.astype(np.float64) == pixels).all()
@@ -163,13 +219,32 @@ def settled(
                     found.path, f"has {gaps.sum()} pixels without a value and {dtype} no number "
                     f"for it; set {key}.nodata, or {key}.dtype: float32"
                 )  # fmt: skip
+            if factor is not None and nodata is not None and (pixels[~gaps] == nodata).any():
+                raise DamagedFile(
+                    found.path, f"holds pixels that scale and offset bring to {nodata:g}, the "
+                    f"value of gaps; set {key}.dtype: float32"
+                )  # fmt: skip
             filled = np.where(gaps, _as(pixels.dtype, nodata or 0), pixels)
             out = filled.astype(target)
             same = bool((out == filled).all())
     if not same:
-        raise DamagedFile(found.path, f"holds {found.dtype} values that {dtype} cannot; set "
-                          f"{key}.dtype: float32")  # fmt: skip
+        how = " that" if factor is None else ", scaled, that"
+        raise DamagedFile(
+            found.path, f"holds {found.dtype} values{how} {dtype} cannot; set "
+            f"{key}.dtype: float32 if all files are of one unit"
+        )  # fmt: skip
     return out
+
+
+def mask_header(path: Path, part: Pixels) -> Header:
+    """As `header`; `DamagedFile` also where the band of the mask is not clear."""
+    found = header(path, 1, part.axes)
+    if part.band is None and found.count != 1:
+        raise DamagedFile(path, f"has {found.count} bands, expected one of class codes; name it "
+                          "with mask.band")  # fmt: skip
+    if (part.band or 1) > found.count:
+        raise DamagedFile(path, f"has {found.count} bands, mask.band is {part.band}; {REMEDY}")
+    return found
 
 
 def read_mask(path: Path, part: Pixels) -> tuple[np.ndarray, Header]:
@@ -180,12 +255,7 @@ def read_mask(path: Path, part: Pixels) -> tuple[np.ndarray, Header]:
     Raises:
         DamagedFile: as `header`; several bands; a code that is neither a class nor ignored.
     """
-    found = header(path, 1, part.axes)
-    if part.band is None and found.count != 1:
-        raise DamagedFile(path, f"has {found.count} bands, expected one of class codes; name it "
-                          "with mask.band")  # fmt: skip
-    if (part.band or 1) > found.count:
-        raise DamagedFile(path, f"has {found.count} bands, mask.band is {part.band}; {REMEDY}")
+    found = mask_header(path, part)
     codes = _pixels(found, [part.band or 1], part.axes, 1)[0]
     index = {name: number for number, name in enumerate(part.names)}
     classes = np.full(codes.shape, IGNORED, np.uint8)
@@ -271,12 +341,16 @@ def _pixels(found: Header, chosen: list[int], axes: Axes | None, bands: int) -> 
             raise DamagedFile(found.path, f"cannot be read ({one_line(error)}); {REMEDY}") from None
         return pixels.astype(pixels.dtype.newbyteorder("="))
     with _opened(found.path) as source:
-        least = source.count * source.height * source.width * np.dtype(found.dtype).itemsize
-        plain = source.compression is None and source.driver == "GTiff"
-        bits = source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
-        if plain and bits is None and found.path.stat().st_size < least:  # GDAL would read zeros
-            raise DamagedFile(found.path, f"holds fewer bytes than its pixels, {least:,}; {REMEDY}")
         return source.read(chosen)
+
+
+def _bounded(path: Path, shape: tuple[int, ...], dtype: np.dtype, bands: int) -> None:
+    """Before anything is read: an image of so many pixels cannot be meant, or be held."""
+    size = min(max(bands, 1), shape[0]) * shape[1] * shape[2] * dtype.itemsize
+    if size > LIMIT:
+        text = " x ".join(f"{side:,}" for side in shape)
+        raise DamagedFile(path, f"is {text} {dtype.name}, {size / 1e9:,.1f} GB of pixels, expected "
+                          f"at most {LIMIT / 1e9:.1f} GB; cut it into tiles")  # fmt: skip
 
 
 @contextmanager
@@ -293,8 +367,8 @@ def _opened(path: Path) -> Iterator[rasterio.DatasetReader]:
                 if np.dtype(source.dtypes[0]).kind not in "uif":
                     raise DamagedFile(path, f"is {source.dtypes[0]}, expected numbers; {REMEDY}")
                 yield source
-    except (RasterioError, TypeError) as error:
-        text = one_line(error.__cause__ or error)
+    except (RasterioError, CPLE_BaseError, TypeError, ValueError, MemoryError) as error:
+        text = one_line(error.__cause__ or error) or type(error).__name__
         raise DamagedFile(path, f"cannot be read ({text}); {REMEDY}") from None
 
 
@@ -304,8 +378,10 @@ def _mapped(path: Path, bands: int, axes: Axes | None) -> np.ndarray:
     """
     try:
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DamagedFile(path, f"cannot be read ({one_line(error)}); {REMEDY}") from None
+    except (OSError, ValueError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError,
+            RecursionError) as error:  # fmt: skip
+        text = one_line(error) or type(error).__name__
+        raise DamagedFile(path, f"cannot be read ({text}); {REMEDY}") from None
     if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3):
         shape = getattr(pixels, "shape", "an archive")
         raise DamagedFile(path, f"is {shape}, expected (H, W), (C, H, W) or (H, W, C): one image, "

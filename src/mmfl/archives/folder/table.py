@@ -15,10 +15,13 @@ import pyarrow as pa
 
 from mmfl.errors import UserError
 from mmfl.params.description import Description, read_description
-from mmfl.params.description_parts import Images, Pixels, Words
+from mmfl.params.description_parts import Column, Images, Pixels, Words, whole
 
 log = logging.getLogger(__name__)
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+TRUTH = {"1": True, "true": True, "0": False, "false": False}
+LIST = re.compile(r"\[.*\]|\(.*\)|\{.*\}", re.DOTALL)
+QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 Paths = tuple[str, ...]
 
 
@@ -38,6 +41,8 @@ def read_table(described: Description, root: Path) -> pd.DataFrame:
         table = _parquet(path) if path.suffix == ".parquet" else _csv(path)
     except FileNotFoundError:
         raise UserError(f"{path}: not found, expected the table that {root} names") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not in UTF-8, expected that; save it as CSV UTF-8") from None
     except (OSError, ValueError, pa.ArrowException) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not readable ({text}), expected .csv or .parquet") from None
@@ -66,6 +71,10 @@ def needed(described: Description) -> list[tuple[str, str]]:
         for path in _templates(part, key.split(".")[-2]):
             inside = [name for name in PLACEHOLDER.findall(path) if name != "id"]
             found += [(name, key) for name in (inside if "{" in path else [path])]
+    for q, part in described.modalities.items():
+        for kind in ("scale", "offset"):
+            if (column := factor_column(part, kind)) is not None:
+                found.append((column, f"modalities.{q}.{kind}"))
     if described.task == "multilabel" and described.labels:
         columns = list(described.labels.columns) or [described.labels.column]
         found += [(column, "labels") for column in columns]
@@ -92,14 +101,53 @@ def _named(root: Path, times: tuple[int, ...]) -> dict[str, dict[str, Paths | No
     return {q: dict(zip(pairs, paths(described, table, q), strict=True)) for q in parts}
 
 
+def factors(described: Description, root: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """modality -> location -> `scale` and `offset`, where columns hold them; as `named`."""
+    both = (root, table_path(described, root))
+    return _factors(root, tuple(p.stat().st_mtime_ns if p.exists() else 0 for p in both))
+
+
+@lru_cache(maxsize=4)
+def _factors(root: Path, times: tuple[int, ...]) -> dict[str, dict[str, dict[str, float]]]:
+    described = read_description(root)
+    table = read_table(described, root)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for q, part in described.modalities.items():
+        columns = {kind: column for kind in ("scale", "offset")
+                   if (column := factor_column(part, kind)) is not None}  # fmt: skip
+        if columns:
+            values = {kind: [number(text) for text in table[c]] for kind, c in columns.items()}
+            rows = [dict(zip(values, row, strict=True))
+                    for row in zip(*values.values(), strict=True)]  # fmt: skip
+            found[q] = dict(zip(table[described.id], rows, strict=True))
+    return found
+
+
+def factor_column(part: Images, kind: str) -> str | None:
+    """The column that holds the `scale` or `offset` of each row, if one does."""
+    value = part.scale if kind == "scale" else part.offset
+    return value.column if isinstance(value, Column) else None
+
+
+def number(text: str) -> float:
+    """A cell as a finite number, else NaN."""
+    try:
+        value = float(text)
+    except ValueError:
+        return float("nan")
+    return value if np.isfinite(value) else float("nan")
+
+
 def paths(described: Description, table: pd.DataFrame, name: str) -> list[Paths | None]:
     """For each row the files of a modality or of the `mask`; None where a cell is empty.
 
-    One file, or one per band where each has its own.
+    One file, or one per band where each has its own. Backslashes, as Windows writes them, are
+    slashes.
     """
     part: Images | Pixels | None = described.modalities.get(name, described.mask)
     assert part is not None
-    columns = [_filled(described, table, template) for template in _templates(part, name)]
+    columns = [[text.replace("\\", "/") for text in _filled(described, table, template)]
+               for template in _templates(part, name)]  # fmt: skip
     return [None if "" in row else row for row in zip(*columns, strict=True)]
 
 
@@ -154,8 +202,28 @@ def faults(described: Description, table: pd.DataFrame) -> list[str]:
     for group in dict.fromkeys(groups):
         for name in used[described.id][used[group] == ""]:
             found.append(f"{name}: nothing in column {group}, expected a group")
+    found += _strange_factors(described, used)
     if described.task == "multilabel" and described.labels:
         found += _strange_labels(described.labels, described.id, used)
+    return found
+
+
+def _strange_factors(described: Description, table: pd.DataFrame) -> list[str]:
+    """Cells of scales and offsets that are no number, of rows that name an image."""
+    found = []
+    for q, part in described.modalities.items():
+        for kind in ("scale", "offset"):
+            column = factor_column(part, kind)
+            if column is None:
+                continue
+            for name, files, text in zip(table[described.id], paths(described, table, q),
+                                         table[column], strict=True):  # fmt: skip
+                value = number(text)
+                if files is not None and (np.isnan(value) or (kind == "scale" and value == 0)):
+                    said = repr(text) if text else "nothing"
+                    zero = " other than 0" if kind == "scale" else ""
+                    found.append(f"{name}: found {said} in column {column}, expected a number"
+                                 f"{zero}, the {kind} of its {q}")  # fmt: skip
     return found
 
 
@@ -175,33 +243,62 @@ def labels(words: Words, table: pd.DataFrame) -> list[np.ndarray]:
 def _words(words: Words, table: pd.DataFrame) -> list[list[str]]:
     """The codes that each row has."""
     if words.columns:
-        return [[column for column in words.columns if row[column] in ("1", "True", "true")]
+        return [[column for column in words.columns if TRUTH.get(whole(row[column]).lower())]
                 for row in table[list(words.columns)].to_dict("records")]  # fmt: skip
-    return [[word.strip() for word in text.split(words.separator) if word.strip()]
-            for text in table[words.column]]  # fmt: skip
+    return [_codes(words, text) for text in table[words.column]]
+
+
+def _codes(words: Words, text: str) -> list[str]:
+    """The codes in a cell: between separators, or in a list as Python, JSON or numpy write it."""
+    found = _split(text, words.separator)
+    if set(found) <= set(words.classes) or not LIST.fullmatch(text):
+        return [word if word in words.classes else whole(word) for word in found]
+    inside = text[1:-1]
+    quoted = [one or other for one, other in QUOTED.findall(inside)]
+    if not quoted:
+        mark = next((mark for mark in (words.separator, ",") if mark in inside), None)
+        quoted = [inside.strip()] if inside.strip() in words.classes else (
+            inside.split() if mark is None else _split(inside, mark)
+        )  # fmt: skip
+    elif QUOTED.sub("", inside).strip(f" ,;{words.separator}\n"):
+        return found  # something beside the quotes
+    return [word if word in words.classes else whole(word) for word in quoted]
+
+
+def _split(text: str, separator: str) -> list[str]:
+    return [word.strip() for word in text.split(separator) if word.strip()]
 
 
 def _strange_labels(words: Words, key: str, table: pd.DataFrame) -> list[str]:
     found = []
     if words.columns:
         for column in words.columns:
-            wrong = ~table[column].isin(["0", "1", "True", "False", "true", "false"])
+            wrong = ~table[column].map(whole).str.lower().isin(list(TRUTH))
             for name, value in zip(table[key][wrong], table[column][wrong], strict=True):
                 found.append(f"{name}: found {value!r} in column {column}, expected 0 or 1")
         return found
-    for name, has in zip(table[key], _words(words, table), strict=True):
+    for name, text, has in zip(table[key], table[words.column], _words(words, table), strict=True):
         for word in has:
             if word not in words.classes:
-                near = difflib.get_close_matches(word, words.classes, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(words.classes)}"
+                hint = _label_hint(words, text, word)
                 found.append(f"{name}: found the label {word!r}, expected a class; {hint}")
     return found
 
 
+def _label_hint(words: Words, text: str, word: str) -> str:
+    """What is probably meant by a label that is no class."""
+    for mark in (";", ",", "|", "/", " "):
+        if mark in word and set(_split(text, mark)) <= set(words.classes):
+            return f"for what stands between {mark!r}, set labels.separator: {mark!r}"
+    folded = {name.casefold(): name for name in words.classes}
+    near = difflib.get_close_matches(word.casefold(), folded, n=1)
+    return f"did you mean {folded[near[0]]}?" if near else f"known: {', '.join(words.classes)}"
+
+
 def _group(values: pd.Series) -> pd.Series:
     """Text, but months as numbers, by which they are chosen."""
-    if values.name == "month" and len(values) and values.str.fullmatch(r"\d+").all():
-        return values.astype("int64")
+    if values.name == "month" and len(values) and values.map(whole).str.fullmatch(r"\d+").all():
+        return values.map(whole).astype("int64")
     return values.astype(object)
 
 
