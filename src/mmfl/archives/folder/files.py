@@ -321,7 +321,9 @@ def crs_text(crs: CRS | None) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """An error's text, cut where it repeats the file's content."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def _expected(part: Images, band: str | None) -> int:

@@ -131,7 +131,7 @@ PLAIN = "no scale"
 def _factor(band: str | None, header: files.Header) -> str:
     if not header.factored:
         return PLAIN
-    scales, offsets = (", ".join(f"{value:g}" for value in dict.fromkeys(values))
+    scales, offsets = (", ".join(f"{value + 0:g}" for value in dict.fromkeys(values))
                        for values in (header.scales, header.offsets))  # fmt: skip
     return f"the scale {scales} and the offset {offsets}"
 
