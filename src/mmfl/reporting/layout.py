@@ -300,8 +300,8 @@ def _seeds(frame: pd.DataFrame) -> str:
         return text
     listed = "; ".join(f"{row['run']}: {row['diverged']}" for _, row in lost.iterrows())
     return (
-        f"{text} Diverged: {listed}. A seed without a finite score is in no mean, (2 of 3) says "
-        "over how many one is; a method of which a seed diverged is not tested."
+        f"{text} Diverged: {listed}. A mean leaves out seeds without a finite score, and its cell "
+        "says how many it has; a method of which a seed diverged is not tested."
     )
 
 
