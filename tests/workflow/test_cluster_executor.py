@@ -243,6 +243,27 @@ def test_a_refused_job_is_one_line(lab: Lab, capsys: pytest.CaptureFixture) -> N
     assert refusal(raised) == raised
 
 
+def test_a_group_that_cannot_be_submitted_ends(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """An account that does not exist: the plugin alone loses the group, and waits for ever."""
+
+    def refuse(self: Executor, job: Any) -> Iterator[str]:
+        raise WorkflowError("The given account bank is invalid.")
+        yield
+
+    monkeypatch.setattr(Executor, "get_account_arg", refuse)
+    group = SimpleNamespace(
+        name="scores", jobid="a1", is_group=lambda: True, jobs=[], resources={}, log_error=ignore
+    )
+    with pytest.raises(AttributeError):
+        lab.executor(Executor).run_job(group)
+    lab.executor().run_job(group)
+    assert lab.scheduler.failed == [group]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mmfl: scores: SLURM refuses the job: WorkflowError: The given account")
+
+
 def test_jobs_are_cancelled_while_their_states_are_asked_for(lab: Lab) -> None:
     executor = lab.executor()
     info = lab.submitted(executor)

@@ -107,8 +107,13 @@ class Patient(Executor):  # type: ignore[misc]
         super().run_jobs(jobs)
 
     def run_job(self, job: Any) -> None:
-        if not self.ending.is_set():
+        if self.ending.is_set():
+            return
+        try:
             super().run_job(job)
+        except Exception as error:  # the plugin's own report stumbles over a group, and is lost
+            why = error.__context__ or error
+            self.report_job_error(SubmittedJobInfo(job), f"{type(why).__name__}: {why}")
 
     def report_job_success(self, job_info: SubmittedJobInfo) -> None:
         self.settled.add(id(job_info))
