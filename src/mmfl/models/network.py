@@ -190,28 +190,28 @@ def fewest_values(network: Network, size: int) -> int:
     Raises:
         UserError: a map that is whitened is smaller than the stride of its statistics.
     """
-    found: list[int] = []
+    sides: dict[int, int] = {}  # stride of statistics -> the smallest side of a map
 
     def look(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
         every = layer.stride if isinstance(layer, BatchWhitening2d) else 1
-        side = min(given[0].shape[-2:])
-        if every > side:
-            raise UserError(
-                f"whitening.stride: found {every}, expected at most {side}, the side of the "
-                f"smallest map that is whitened at train.size {size}"
-            )
-        found.append(given[0][0, 0, ::every, ::every].numel())
+        sides[every] = min(sides.get(every, size), given[0].shape[2])
 
     layers = [layer for layer in network.modules() if isinstance(layer, NORMS)]
     hooks = [layer.register_forward_pre_hook(look) for layer in layers]
     training = network.training
     q = network.modalities[0]
-    blank = torch.zeros(1, network.bands[q], size, size)
+    blank = torch.zeros(1, network.bands[q], size, 1)  # sides shrink alike, so one column will do
     network.eval().features(q, blank.to(next(network.parameters())))
     network.train(training)
     for hook in hooks:
         hook.remove()
-    return min(found)
+    for every, side in sides.items():
+        if every > side:
+            raise UserError(
+                f"whitening.stride: found {every}, expected at most {side}, the side of the "
+                f"smallest map that is whitened at train.size {size}"
+            )
+    return int(min(-(-side // every) for every, side in sides.items())) ** 2
 
 
 def norm_factory(where: str, **whitening: Any) -> Norm:
