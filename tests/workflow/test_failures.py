@@ -75,7 +75,9 @@ def test_two_users_in_one_copy(stub: Project) -> None:
     who = rf"mmfl: this copy is in use by \w+ \(process {first.pid} on .*\); wait for it"
     assert re.search(who, second.stdout), second.stdout
     assert "LockException" in second.stdout
-    dvc = [sys.executable, "workflow/scripts/stage.py", "download", "simulated"]
+    stage = [sys.executable, "workflow/scripts/stage.py"]
+    subprocess.run([*stage, "start", "all"], cwd=stub.folder, check=True)
+    dvc = [*stage, "download", "simulated"]
     third = subprocess.run(dvc, cwd=stub.folder, capture_output=True, text=True, check=False)
     assert third.returncode != 0 and "in use by" in third.stdout + third.stderr
     (stub.folder / "go on").touch()
