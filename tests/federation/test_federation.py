@@ -123,6 +123,37 @@ def test_statistics_that_stay_with_the_client_do_not_travel(store, tmp_path):
         assert one - other == statistics > 0
 
 
+@pytest.mark.parametrize("bank", ["harvest", "fresh"])
+def test_the_costs_of_a_row_by_hand(store, tmp_path, bank):
+    """a-s2 in round 2: weights, statistics and variates both ways, the bank's pairs, samples."""
+    fed, initial = federation(
+        store, tmp_path, "scaffold+mim", **{"mim.bank": bank, "train.rounds": 2, "train.epochs": 2}
+    )
+    _, rows = federate(fed, initial)
+    (row,) = [r for r in rows if (r["round"], r["client"]) == (2, "a-s2")]
+    held = {k: v.nbytes for k, v in initial.items() if ".s1." not in k}
+    statistics = sum(size for k, size in held.items() if "running" in k)
+    weights = sum(size for k, size in held.items() if "running" not in k and "num_b" not in k)
+    clients = {c.id: c for c in fed.task.data.clients}
+    one, other = clients["a-s2"].train["s2"], clients["a-s1"].train["s1"]
+    assert 0 < len(np.intersect1d(one, other)) < len(one)
+    pairs = len(np.intersect1d(one, other)) * (8 + 4 * fed.params.model.projection)
+    for way in ("bytes_up", "bytes_down"):
+        assert row[way] == 2 * weights + statistics + pairs
+    assert row["samples"] == 2 * len(one) and row["steps"] == 2 * -(-len(one) // 5)
+    assert row["flops"] == row["samples"] + (0.25 * len(one) if bank == "fresh" else 0)
+    assert (row["modality"], row["state"]) == ("s2", "trained")
+
+
+def test_a_location_in_two_modalities_is_one_sample(store, tmp_path):
+    fed, initial = federation(store, tmp_path, assignment="both", **{"train.rounds": 1})
+    _, rows = federate(fed, initial)
+    for client, row in zip(fed.task.data.clients, rows, strict=False):
+        s1, s2 = client.train["s1"], client.train["s2"]
+        assert row["samples"] == client.size == len(np.union1d(s1, s2)) < len(s1) + len(s2)
+        assert row["flops"] == client.size
+
+
 def test_order_of_updates_changes_nothing(store, tmp_path):
     from mmfl.federation.local_update import local_update
 
