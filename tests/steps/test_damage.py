@@ -263,6 +263,44 @@ def test_a_run_is_trained_again_for_other_patches(project):
     assert file_sha256(trained() / "model.safetensors") != first
 
 
+# ---- trained models ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["model.safetensors"], "model.safetensors: damaged: found"),
+        (["run.json"], "run.json: seed: found [12], expected [12]; run train"),
+        (["model.safetensors", "run.json", "best.safetensors", "rounds.csv"], "run.json: seed: "),
+    ],
+)
+def test_files_of_another_seed(project, monkeypatch, names, message):
+    """Sound in themselves: a model's own digest fits."""
+    section = PARAMS.train.model_copy(update={"seeds": [1, 2]})
+    monkeypatch.setitem(globals(), "PARAMS", PARAMS.model_copy(update={"train": section}))
+    one = trained()
+    other = one.with_name("seed-2")
+    for name in names:
+        content = (one / name).read_bytes(), (other / name).read_bytes()
+        for path, data in zip((other / name, one / name), content, strict=True):
+            path.unlink()
+            path.write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        scored()
+    assert not Path("scores").exists()
+
+
+def test_the_best_round_in_place_of_the_last(project):
+    folder = trained()
+    content = (folder / "best.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").write_bytes(content + b"\0")
+    with pytest.raises(UserError, match=r"model\.safetensors: damaged: .*; run train again$"):
+        scored()
+    trained()
+    scored()
+
+
 # ---- tiles and masks ---------------------------------------------------------------------------
 
 

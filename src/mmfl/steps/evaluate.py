@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,7 @@ from mmfl.federation.setup import build_network, build_strategy
 from mmfl.federation.task import shown_policy
 from mmfl.federation.tiles import TileData, open_data
 from mmfl.files import atomic, read_json
+from mmfl.intact import Watch
 from mmfl.models.ensemble import Ensemble
 from mmfl.params import Params, RunSpec, find_entry, parts, resolve, runs_of
 from mmfl.strategies.base import POLICIES, Server, Strategy
@@ -62,7 +64,7 @@ def run(
     data.store.of(archive)
     data.preload()
     for spec in runs_of(params, archive, item):
-        described = read_json(trained / spec.path / "run.json", "train")
+        described = described_run(trained / spec.path, spec)
         if described.get("patches_digest") != data.store.sha256:
             raise UserError(
                 f"{trained / spec.path}: trained on other patches than those in {patches}; "
@@ -77,6 +79,25 @@ def run(
             evaluate_one(spec, own, data, described, trained, out, chosen[0])
 
 
+def described_run(folder: Path, spec: RunSpec) -> dict[str, Any]:
+    """A run's `run.json`.
+
+    Raises:
+        UserError: it is of another run, as where folders were exchanged, or lists no digests.
+    """
+    path = folder / "run.json"
+    described = read_json(path, "train")
+    for key in ("archive", "clients", "method", "variant", "seed"):
+        if described.get(key) != getattr(spec, key):
+            raise UserError(
+                f"{path}: {key}: found {described.get(key)}, expected {getattr(spec, key)}; run "
+                "train again"
+            )
+    if not isinstance(described.get("files"), dict):
+        raise UserError(f"{path}: lists no digests of its files; run train again")
+    return described
+
+
 def evaluate_one(
     spec: RunSpec,
     params: Params,
@@ -88,7 +109,10 @@ def evaluate_one(
 ) -> None:
     """Score one seed: union test set under both shared policies, own patches under all three."""
     name = "model" if params.evaluate.round == "last" else "best"
-    server, _ = checkpoint.read(trained / spec.path / f"{name}.safetensors")
+    model = trained / spec.path / f"{name}.safetensors"
+    watch = Watch("run train again")
+    watch.check({model: str(described["files"][model.name])})
+    server, _ = checkpoint.read(model)
     network = build_network(spec.method, params, len(data.classes), data.task).to(device)
     strategy = build_strategy(spec.method, params, network, data)
     normaliser = Normaliser(_statistics(described), data)
@@ -138,6 +162,7 @@ def evaluate_one(
             "scores.csv says diverged", spec.path,
         )  # fmt: skip
     data.unchanged()
+    watch.unchanged()
     _write(out / spec.path, rows, predictions)
 
 

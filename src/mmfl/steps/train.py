@@ -31,6 +31,7 @@ from mmfl.federation.task import Classification, Segmentation, Task
 from mmfl.federation.tiles import open_data
 from mmfl.federation.workers import Build, deterministic
 from mmfl.files import write_json, write_text
+from mmfl.intact import digests
 from mmfl.models.flops import forward_flops, training_flops
 from mmfl.models.network import initialise
 from mmfl.params import Params, RunSpec, find_entry, parts, resolve, runs_of
@@ -38,6 +39,7 @@ from mmfl.patches.labels import Store
 from mmfl.strategies.base import Server, Strategy, everyone
 from mmfl.units import train_unit
 
+SEALED = ("model.safetensors", "best.safetensors", "rounds.csv")  # listed by digest in run.json
 WORK = ".work"  # checkpoints of a run in progress, within its cache unit
 DESCRIBED = {"train", "model", "whitening", "mim", "algorithms", "participation"}
 MEASURED = ".measured.json"
@@ -145,10 +147,8 @@ def train_one(
     best = checkpoint.read(place)[0] if fed.best else server
     checkpoint.save(out / "best.safetensors", published(best), {})
     write_text(out / "rounds.csv", rounds_csv(rows))
-    write_json(
-        out / "run.json",
-        describe(spec, params, data, strategy, rows, per_sample, statistics, inputs, initial),
-    )
+    found = describe(spec, params, data, strategy, rows, per_sample, statistics, inputs, initial)
+    write_json(out / "run.json", found | {"files": digests(out, SEALED)})
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     each = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # the largest worker
     write_json(
