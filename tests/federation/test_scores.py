@@ -108,7 +108,7 @@ class Slow:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    from conftest import make_store
+    from small_store import make_store
 
     folder = tmp_path_factory.mktemp("scores")
     return folder / "patches", make_store(folder / "patches", pairs=96, lonely=8)

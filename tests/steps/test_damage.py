@@ -150,7 +150,7 @@ def test_files_in_each_others_place(project, change):
 @pytest.mark.parametrize("part", ["s1", "labels", "s1/index.parquet", "labels/index.parquet"])
 def test_a_part_of_another_archive(project, tmp_path, part):
     """Sound in itself, and with the same names of locations."""
-    from conftest import make_store
+    from small_store import make_store
 
     make_store(tmp_path / "other", seed=7, lonely=3)
     target = PATCHES / part
