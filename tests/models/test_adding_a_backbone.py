@@ -21,6 +21,6 @@ def test_what_the_page_says_leaves_the_tests_green(tmp_path):
     assert "model.share_from_stage: found 2, expected at most 1, the stages of plain" in said
     passed = copy.test(
         "plain or row or numbers or know_of_backbones or drifted or committed",
-        "tests/models/test_docs.py", "tests/models/test_network.py", "tests/test_params.py",
+        "tests/models/test_models_page.py", "tests/models/test_network.py", "tests/test_params.py",
     )  # fmt: skip
     assert passed > 12
