@@ -12,11 +12,15 @@ import rasterio
 from rasterio.transform import from_origin
 
 from mmfl import cli
+from mmfl.archives.folder import Folder
 from mmfl.archives.folder.files import Grid
+from mmfl.clients import manifest
+from mmfl.errors import UserError
 from mmfl.inspection import overlap
 from mmfl.inspection.check import check
 from mmfl.inspection.recognise import inspect
 from mmfl.params import load
+from mmfl.steps import split
 
 SIDE = 32
 DESCRIPTION = """
@@ -311,3 +315,129 @@ def test_inspect_knows_a_description(floods, tmp_path):
     raw.mkdir(parents=True)
     (raw / "root.json").write_text(json.dumps({"root": str(floods)}))
     assert inspect(raw).title == inspect(floods).title == f"Archive described by {floods}"
+
+
+def labelled(folder: Path, rows: list[str], head="id,split,place,labels", rest="") -> Path:
+    """A multi-label archive of npy files with a table of such rows; its description."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for row in rows:
+        (folder / "x").mkdir(exist_ok=True)
+        np.save(folder / f"x/{row.split(',')[0]}.npy", rng.integers(1, 99, (8, 8)))
+    (folder / "t.csv").write_text("\n".join([head, *rows]))
+    path = folder / "a.yaml"
+    path.write_text(f"table: t.csv\ngroups: [place]\n{rest or 'labels: {classes: [a, b]}'}\n"
+                    "modalities: {q: {path: 'x/{id}.npy', bands: [x]}}\n")  # fmt: skip
+    return path
+
+
+FOUR = ["p0,train,{0},a", "p1,train,{1},b", "p2,val,{0},a", "p3,test,{1},b"]
+
+
+@pytest.mark.parametrize(
+    ("places", "clients"),
+    [
+        (("江苏", "浙江"), ["江苏-q", "浙江-q"]),
+        (("Österreich", "Osterreich"), ["osterreich-q", "österreich-q"]),
+        (("Åland", "Öland"), ["åland-q", "öland-q"]),
+        (("Москва", "مصر"), ["москва-q", "مصر-q"]),
+        (("हिन्दी", "Côte d'Ivoire"), ["côte-d-ivoire-q", "हिन्दी-q"]),
+        (("?", "Peru"), "the group '?' has no letter and no digit"),
+        (("North Land", "north-land"), "'North Land' and 'north-land' would both be called"),
+    ],
+)
+def test_groups_of_any_script(tmp_path, places, clients):
+    """What check calls right can be partitioned; what cannot is told by both."""
+    path = labelled(tmp_path, [row.format(*places) for row in FOUR])
+    damage = check(path).damage
+    table = Folder.described_by("a", path).metadata(path)
+    if isinstance(clients, str):
+        assert len(damage) == 1 and clients in damage[0] and "column place" in damage[0]
+        with pytest.raises(UserError, match=re.escape(clients)):
+            manifest.build(table, scenario="place", assignment="duplicate", modalities=("q",))
+        return
+    assert not damage
+    found = manifest.build(table, scenario="place", assignment="duplicate", modalities=("q",))
+    assert sorted(set(found.frame["client"])) == sorted(clients)
+
+
+@pytest.mark.parametrize("lost", ["train", "test"])
+def test_a_table_that_lacks_a_split(tmp_path, lost):
+    path = labelled(tmp_path, [row.format("Peru", "India").replace(lost, "val") for row in FOUR])
+    (line,) = check(path).damage
+    assert f"no location for {'training' if lost == 'train' else 'the test'}" in line
+    with pytest.raises(UserError, match=f"found no location of the split {lost} that can be used"):
+        split.run("a", root=path, out=tmp_path / "o", store=tmp_path / "s", shard_size=4,
+                  snow=False, cloud_or_shadow=False)  # fmt: skip
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [
+        ('"[\'a\', \'b\']"', [0, 1]), ('"[""a"", ""b""]"', [0, 1]), ("['a' 'b']", [0, 1]),
+        ('"(\'b\',)"', [1]), ("[]", []), ("[a]", [0]), ('"{a, b}"', [0, 1]), ("a;b", [0, 1]),
+        ('"a,b"', "labels.separator: ','"), ("a|b", "labels.separator: '|'"),
+        ("A", "did you mean a?"), ("['c']", "found the label 'c'"), ("[a", "found the label '[a'"),
+    ],
+)  # fmt: skip
+def test_labels_as_other_programs_write_them(tmp_path, cell, found):
+    """Lists of Python, JSON and numpy; what is not clear gets a hint."""
+    rows = [row.format("Peru", "India") for row in FOUR]
+    path = labelled(tmp_path, [*rows, f"p4,train,Peru,{cell}"])
+    damage = check(path).damage
+    if isinstance(found, str):
+        assert len(damage) == 1 and found in damage[0]
+    else:
+        rows = Folder.described_by("a", path).metadata(path).set_index("pair")
+        assert not damage and rows["labels"]["p4"].tolist() == found
+
+
+def test_numbers_after_a_gap(tmp_path):
+    """One-hot 1.0, codes 3.0, folds 5.0, as pandas writes whole numbers beside a gap."""
+    path = labelled(tmp_path / "a", ["p0,1.0,Peru,1.0,0.0", "p1,2.0,Peru,True,FALSE",
+                                     "p2,5.0,India,0,1"], "id,fold,place,a,b",
+                    "split: {column: fold, train: [1, 2], test: 5}\n"
+                    "labels: {columns: [a, b]}")  # fmt: skip
+    rows = Folder.described_by("a", path).metadata(path)
+    assert rows["labels"].map(list).tolist() == [[0], [0], [1]] and not check(path).damage
+    assert rows["split"].tolist() == ["train", "train", "test"]
+    replace(tmp_path / "a/t.csv", "0,1", "0.5,1")
+    assert "p2: found '0.5' in column a, expected 0 or 1" in check(path).damage[0]
+    path = labelled(tmp_path / "b", ["p0,train,Peru,3.0", "p1,test,Peru,7"],
+                    rest="labels: {classes: {3: a, 7: b}}")  # fmt: skip
+    rows = Folder.described_by("a", path).metadata(path)
+    assert rows["labels"].map(list).tolist() == [[0], [1]] and not check(path).damage
+
+
+def test_paths(floods, tmp_path, monkeypatch):
+    """Backslashes are slashes; what is missing comes with a remedy; the snippet runs elsewhere."""
+    replace(tmp_path / "locations.csv", "s1/p", "s1\\p")
+    assert not check(floods).damage
+    (tmp_path / "s2/p1.tif").rename(tmp_path / "s2/p1.TIFF")
+    (line,) = check(floods).damage
+    assert "s2/p1.tif: is missing, the s2 of p1; did you mean p1.TIFF? Else correct" in line
+    (tmp_path / "s2").rename(tmp_path / "optical")
+    assert f"there is no folder {tmp_path / 's2'}, see path and root" in check(floods).damage[0]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "optical").rename(tmp_path / "s2")
+    folders = [line for line in check(Path("floods.yaml")).snippet.splitlines() if "yaml}" in line]
+    assert folders == [f"  folders: {{floods: {tmp_path / 'floods.yaml'}}}"]
+
+
+def test_files_in_the_folder_of_another_split(floods, tmp_path):
+    (tmp_path / "train").mkdir()
+    for i in (0, 1):  # p0 is of training, p1 of validation
+        (tmp_path / f"s1/p{i}.tif").rename(tmp_path / f"train/p{i}.tif")
+        replace(tmp_path / "locations.csv", f"s1/p{i}.tif", f"train/p{i}.tif")
+    found = check(floods)
+    (text,) = (note for note in found.notes if note.startswith("Warning") and "folder of" in note)
+    assert "1 files lie in the folder of another split" in text and "p1, which" in text
+    assert not found.damage
+
+
+def test_a_table_that_is_not_in_utf_8(tmp_path):
+    path = labelled(tmp_path, [row.format("Köln", "Bonn") for row in FOUR])
+    (tmp_path / "t.csv").write_bytes((tmp_path / "t.csv").read_text().encode("latin-1"))
+    with pytest.raises(UserError, match="is not in UTF-8, expected that; save it as CSV UTF-8"):
+        check(path)
