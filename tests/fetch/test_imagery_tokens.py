@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
+from datetime import UTC, datetime
 
 import pytest
+import requests
 
-from mmfl.fetch.stac.web import Refused, Signer, Web, domain
+from mmfl.fetch.stac.web import EARLY, Refused, Signer, Web, _token, domain
+from mmfl.fetch.watch import Passing
 from mmfl.params.imagery import BUILT_IN, Catalogue
 
 from .stac_site import Site
@@ -75,3 +80,36 @@ def test_an_asset_on_another_host(stac: Site, monkeypatch: pytest.MonkeyPatch) -
     assert stac.asked[f"/data/{item['id']}_VV.tif"] == 0 == stac.asked["/token"]
     stac.s1(days=2, orbit=2)
     assert row_of(stac, "s1", catalogue=entry, days=14)["days"] == "2.0000"
+
+
+def holding(**found: object) -> requests.Response:
+    answer = requests.Response()
+    answer._content, answer.url = json.dumps(found).encode(), "http://x/token"
+    return answer
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/Los_Angeles"])
+@pytest.mark.parametrize("text", [
+    "2030-01-01T00:00:00", "2030-01-01T00:00:00Z", "2030-01-01T09:00:00+09:00",
+    "2029-12-31T23:59:60z", "2030-01-01 00:00:00 UTC",
+])  # fmt: skip
+def test_when_a_token_ends(text: str, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In UTC where nothing else is said, wherever the machine stands."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        end = datetime(2030, 1, 1, tzinfo=UTC).timestamp()
+        assert _token(holding(token="a", **{"msft:expiry": text})) == ("a", end - EARLY)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("found", [
+    {}, {"token": None}, {"token": 5}, {"access_token": ["a"]}, {"token": "a", "expires_in": "x"},
+    {"token": "a", "expires_in": float("nan")}, {"token": "a", "expires_in": 10**400},
+    {"token": "a", "msft:expiry": None}, {"token": "a", "msft:expiry": "soon"},
+])  # fmt: skip
+def test_no_token(found: dict) -> None:
+    with pytest.raises(Passing, match="the answer holds no token"):
+        _token(holding(**found))
