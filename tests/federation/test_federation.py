@@ -8,6 +8,7 @@ import torch
 from small import federation, parameters, same
 from torch.nn import functional as F
 
+from mmfl.archives import get
 from mmfl.errors import UserError
 from mmfl.federation.local_update import fresh_features
 from mmfl.federation.loop import federate
@@ -378,6 +379,35 @@ def test_normalisation_by_client(store, tmp_path):
     np.testing.assert_allclose(mixed[: len(test)], expected, atol=2e-5)
     alone = fed.task.normaliser.client("s2", data.batch("s2", both[-3:]), other.id)
     assert torch.equal(mixed[-3:], alone)
+
+
+def test_published_statistics_are_those_of_the_archive(store, tmp_path):
+    fed, _ = federation(store, tmp_path, **{"train.normalisation": "archive"})
+    published = {b.name: b for b in get("bigearthnet-v2").modalities["s2"].bands}
+    chosen = [published[name] for name in ("B02", "B04", "B08")]
+    mean, std = fed.task.data.statistics("archive")["s2"]["all"]
+    assert mean.tolist() == [b.mean for b in chosen] and std.tolist() == [b.std for b in chosen]
+    x = torch.stack([torch.full((16, 16), b.mean + 2 * b.std) for b in chosen])[None]
+    found = fed.task.normaliser.client("s2", x, "a-s2")
+    torch.testing.assert_close(found, torch.full_like(found, 2.0), rtol=1e-4, atol=1e-4)
+
+
+def test_locations_of_a_group_without_a_client_fall_back_on_pooled_statistics(store, tmp_path):
+    """a holds s1 alone, b s2 alone: b's locations have no statistics of their own in s1."""
+    fed, _ = federation(
+        store, tmp_path, assignment="alternate", **{"train.normalisation": "client"}
+    )
+    data, normaliser = fed.task.data, fed.task.normaliser
+    a, b = (np.unique(data.held[q]["location"]) for q in ("s1", "s2"))
+    assert normaliser.without_client("s1", b) == len(b)
+    assert normaliser.without_client("s1", a) == 0
+    assert normaliser.without_client("s1", np.concatenate([a, b[:3]])) == 3
+    both = data.present["s1"][b]
+    x = data.batch("s1", b[both])
+    mean, std = (torch.tensor(v).float()[:, None, None]
+                 for v in data.statistics("client")["s1"]["all"])  # fmt: skip
+    expected = (x - mean) / std
+    torch.testing.assert_close(normaliser.locations("s1", x.clone(), b[both]), expected)
 
 
 def test_late_fusion_federations_do_not_touch_each_other(store, tmp_path):
