@@ -364,3 +364,26 @@ def test_without_any_true_pixel_there_is_no_validation_score(archive):
     blank = [np.full_like(mask, IGNORED) for mask in archive[0]]
     bench = bench_of((blank, archive[1]), SinglePixels())
     assert validation_score(bench, [NOTHING_LEARNED], np.array([0, 1])) is None
+
+
+def test_a_model_that_diverged_has_no_score_and_no_map(archive):
+    """NaN in what s1 gives: no class is the highest, and no class is predicted."""
+    network, test = SinglePixels(), np.array([0, 1, 2])  # tile 2 has no s1
+    network.weights["s1"] = network.weights["s1"] * torch.nan
+    bench = bench_of(archive, network)
+    rows, answers = union_rows(
+        bench, [NOTHING_LEARNED], "modality", test, test, [100], detailed=True
+    )
+    lost = {(r["kind"], r["modalities"], r.get("removed")) for r in rows if "value" not in r}
+    kept = {(r["kind"], r["modalities"], r.get("removed")) for r in rows if "value" in r}
+    assert {r["state"] for r in rows if "value" not in r} == {"diverged"}
+    assert kept == {("subset", s, None) for s in ("dem", "s2", "dem+s2")} | {
+        ("missing", "mixed", "s1"), ("incomplete", "fewer", None),
+    }  # fmt: skip
+    assert ("validation", "dem+s1+s2", None) in lost and ("subset", "s1", None) in lost
+    assert bench.finite(answers[0]).tolist() == [False, False, True]
+    assert bench.seen(answers[0]).all() and np.isnan(
+        validation_score(bench, [NOTHING_LEARNED], test)
+    )
+    for row, classes, counts in bench.class_maps(NOTHING_LEARNED, test):
+        assert (classes == IGNORED).all() == (row < 2) == (not bench.finite(counts[None]).all())
