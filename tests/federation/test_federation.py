@@ -290,7 +290,7 @@ def test_mim_on_the_own_pairs_of_a_client(store, tmp_path):
 
 def test_alternate_partition_has_no_bank(store, tmp_path):
     with pytest.raises(UserError, match="no training pair held in two modalities"):
-        federation(store, tmp_path, "mf+mim", assignment="alternate")
+        federation(store, tmp_path, "mf+mim", held="alternate")
 
 
 def test_a_modality_that_no_client_holds_is_refused(store, tmp_path):
