@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmfl.patches.reader import Patches
 
-RESOLVED = 1e-7  # deviation over distance from the origin; float32 itself resolves 6e-8
+RESOLVED = 1e-6  # deviation over the values' size; float32 itself resolves 6e-8
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class Moments:
 
     @property
     def constant(self) -> np.ndarray:
-        """(C,) whether all its pixels have one value, up to what float64 sums resolve."""
-        spread = np.abs(np.nan_to_num(self.mean - self.origin))
-        return ~(np.nan_to_num(self.std) > RESOLVED * spread)
+        """(C,) whether all its pixels have one value, up to the rounding of resized float32."""
+        mean = np.nan_to_num(self.mean)
+        scale = np.maximum(np.abs(mean), np.abs(mean - self.origin))
+        return ~(np.nan_to_num(self.std) > RESOLVED * scale)
 
     @property
     def _pixels(self) -> np.ndarray:
