@@ -134,6 +134,8 @@ def test_a_file_that_is_cut_off_is_an_error(tmp_path):
     os.truncate(path, 500)
     with pytest.raises(EOFError, match="ends after 500 bytes"):
         opened.read_into(np.empty(1000, np.uint8).data, 0)
+    with pytest.raises(EOFError, match="ends after 500 bytes"):
+        opened.read_into(np.empty(1000, np.uint8).data, 2000)
 
 
 def test_closed_when_nobody_holds_it(tmp_path):

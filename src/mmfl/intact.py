@@ -68,7 +68,7 @@ class OpenFile:
         while buffer.nbytes:
             count = os.preadv(self.fileno, [buffer], offset)
             if not count:
-                raise EOFError(f"ends after {offset:,} bytes")
+                raise EOFError(f"ends after {self.state().size:,} bytes")
             buffer, offset = buffer[count:], offset + count
 
 
