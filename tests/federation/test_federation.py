@@ -381,6 +381,21 @@ def test_normalisation_by_client(store, tmp_path):
     assert torch.equal(mixed[-3:], alone)
 
 
+def test_training_and_its_statistics_are_those_of_the_training_split(store, tmp_path):
+    fed, _ = federation(store, tmp_path)
+    data = fed.task.data
+    split = store[1].set_index("pair")["split"]
+    for client in data.clients:
+        assert set(split[data.pairs[client.locations]]) == {"train"}
+    for q in ("s1", "s2"):
+        rows = np.flatnonzero((split[data.pairs] == "train").to_numpy() & data.present[q])
+        assert len(rows) > max(len(c.train[q]) for c in data.clients if q in c.train)
+        x = data.batch(q, rows).double().numpy()
+        mean, std = data.statistics("global")[q]["all"]
+        np.testing.assert_allclose(mean, x.mean((0, 2, 3)), rtol=1e-6)
+        np.testing.assert_allclose(std, x.std((0, 2, 3)), rtol=1e-6)
+
+
 def test_published_statistics_are_those_of_the_archive(store, tmp_path):
     fed, _ = federation(store, tmp_path, **{"train.normalisation": "archive"})
     published = {b.name: b for b in get("bigearthnet-v2").modalities["s2"].bands}
