@@ -1,7 +1,7 @@
 """Which shapes train: a local step of many parameters, each in a process of its own.
 
     python benchmarks/shapes.py                        # 240 draws, prints a table
-    python benchmarks/shapes.py --csv docs/shapes.csv
+    python benchmarks/shapes.py --cases 60 --csv docs/shapes.csv
 
 A case is drawn from `GRID`. Its parameters are validated as those of a file are, its network and
 strategy are built as the train step builds them, and one client trains an epoch on random images:

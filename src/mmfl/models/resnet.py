@@ -30,8 +30,8 @@ class Pointwise(nn.Conv2d):
 
     The pixels are taken first, and convolved with stride 1: for fewer than 16 channels in
     channels_last the backward pass of oneDNN's strided 1x1 convolution (AVX-512, version 3.12)
-    writes past the end of its memory. Pooling over one pixel takes them without a change, as fast
-    as the strided convolution (docs/performance.md); a slice is slower.
+    writes past the end of its memory. Pooling over one pixel takes them as they are, and together
+    they cost about what the strided convolution does; a slice costs more.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
