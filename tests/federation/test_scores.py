@@ -17,6 +17,7 @@ from small import federation
 
 from mmfl.evaluation.protocol import loses
 from mmfl.federation import checkpoint
+from mmfl.files import file_sha256
 from mmfl.params import Params, RunSpec
 from mmfl.steps import evaluate
 
@@ -45,13 +46,15 @@ class Slow:
             if spoil and place[0] in spoil:
                 self.server.parameters[place] = value * NAN
         spec = RunSpec(*(*SPEC.path.parts[:2], method, "default", 1, method))
-        checkpoint.save(work / "runs" / spec.path / "model.safetensors", self.server, {})
+        model = work / "runs" / spec.path / "model.safetensors"
+        checkpoint.save(model, self.server, {})
         statistics = self.data.statistics(self.params.train.normalisation)
         described = {
+            "files": {model.name: file_sha256(model)},
             "statistics": {
                 q: {k: [m.tolist(), s.tolist()] for k, (m, s) in entries.items()}
                 for q, entries in statistics.items()
-            }
+            },
         }
         places = (work / "runs", work / "scores", torch.device("cpu"))
         evaluate.evaluate_one(spec, self.params, self.data, described, *places)
