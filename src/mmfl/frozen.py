@@ -18,6 +18,8 @@ from mmfl import code
 from mmfl.errors import UserError
 from mmfl.files import atomic, digest, file_sha256, write_text
 from mmfl.params import Params, load
+from mmfl.params.loading import WHAT
+from mmfl.params.reading import read_bytes
 
 FOLDER = Path(".snakemake/frozen")
 START = "start.json"
@@ -36,9 +38,8 @@ def freeze(path: Path | str, folder: Path = FOLDER) -> tuple[Path, Params]:
     path = Path(path)
     if (path.parent / START).is_file():
         return path, check(path)
-    data = path.read_bytes() if path.is_file() else None
+    data = read_bytes(path, WHAT)
     params = load(path, data)
-    assert data is not None  # otherwise load has refused it
     start = json.dumps(_start(path, params), indent=1, sort_keys=True) + "\n"
     own = folder / _name(data, start)
     if not (own / START).is_file():

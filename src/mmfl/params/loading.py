@@ -10,6 +10,8 @@ from mmfl.params.faults import Fault
 from mmfl.params.reading import read_yaml
 from mmfl.params.schema import Params, validated
 
+WHAT = "a parameter file such as params.yaml"
+
 
 def load(path: Path | str = "params.yaml", content: bytes | None = None) -> Params:
     """Read and validate a parameter file; `content`: its bytes, where they were read before.
@@ -18,8 +20,7 @@ def load(path: Path | str = "params.yaml", content: bytes | None = None) -> Para
         UserError: one line that names the file's line, the key, what was found and what is
             expected.
     """
-    what, keys = "a parameter file such as params.yaml", "sections such as train:"
-    file = read_yaml(Path(path), what, keys, content)
+    file = read_yaml(Path(path), WHAT, "sections such as train:", content)
     try:
         return validated(file.data)
     except Fault as fault:

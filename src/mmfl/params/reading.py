@@ -66,7 +66,7 @@ def read_yaml(path: Path, what: str, keys: str, content: bytes | None = None) ->
     Raises:
         UserError: it is not there, or not such a file; names the line.
     """
-    text = _text(path, what, _bytes(path, what) if content is None else content)
+    text = _text(path, what, read_bytes(path, what) if content is None else content)
     reader = _Reader(path)
     try:
         data = reader.document(iter(yaml.parse(text, Loader=PARSER)))
@@ -81,7 +81,12 @@ def read_yaml(path: Path, what: str, keys: str, content: bytes | None = None) ->
     return Document(path, data, reader.lines)
 
 
-def _bytes(path: Path, what: str) -> bytes:
+def read_bytes(path: Path, what: str) -> bytes:
+    """The bytes of a file that a person wrote, at most one more than are allowed.
+
+    Raises:
+        UserError: it is not there, or may not be read.
+    """
     try:
         with path.open("rb") as file:
             return file.read(BYTES + 1)
