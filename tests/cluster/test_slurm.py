@@ -373,7 +373,10 @@ def one_method(undisturbed: Path, tmp_path: Path) -> tuple[Site, str]:
 
 
 def test_a_silent_cluster_is_waited_for(one_method: tuple[Site, str], undisturbed: Path) -> None:
-    """The controller is dead when the run starts, and again while its job ends."""
+    """The controller is dead when the run starts, and again while its job ends.
+
+    Meanwhile the parameters are edited and removed: the job is that of the run's own values.
+    """
     site, target = one_method
     kill_controller()
     try:
@@ -381,10 +384,14 @@ def test_a_silent_cluster_is_waited_for(one_method: tuple[Site, str], undisturbe
             "snakemake", "--profile", "profiles/slurm", target, log="run.txt", SLURM_CONF=hasty()
         )
         wait_until(lambda: "SLURM does not answer" in site.said(), "the first silence is told")
+        params = small(KILLED[:1], ROUNDS)
+        params["train"]["learning_rate"] = 0.9
+        (site.folder / "params.yaml").write_text(yaml.safe_dump(params))
     finally:
         start_controller()
     stop_in_the_middle(site, KILLED[:1])
     (body,) = site.bodies("train")
+    (site.folder / "params.yaml").unlink()
     kill_controller()
     try:
         wait_until(lambda: site.said().count("SLURM does not answer") == 2, "the second, too")
