@@ -21,6 +21,7 @@ BASE = {
     "tar",
     "units",
     "randomness",
+    "sealed",
 }  # everyone may import these
 BELOW = {
     "federation": {"strategies", "evaluation", "clients", "patches", "models"},

@@ -69,13 +69,15 @@ def split(
     archive: ARCHIVE, params: PARAMS = DEFAULT, workers: int = 1, fresh: FRESH = False
 ) -> None:
     """Encode an archive's patches into shards, each modality alone."""
+    from mmfl.sealed import Sealed
     from mmfl.steps import split as step
     from mmfl.units import split_unit
 
     chosen = _load(params, archive, "split")
     raw = Path("data/raw", archive)
+    tables = Sealed(raw, "root.json", "download")
     for name in ("files.csv", "scenes.csv"):
-        _existing(raw / name, "download")
+        tables.content(name)
     root = _root(chosen, archive, raw)
     unit = split_unit(chosen, archive, raw)
     if fresh:

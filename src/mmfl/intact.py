@@ -77,10 +77,12 @@ class Watch:
 
     Args:
         remedy: how a damaged one is made again, the end of its message.
+        anew: read every file, also where it is remembered what was found before.
     """
 
-    def __init__(self, remedy: str) -> None:
+    def __init__(self, remedy: str, anew: bool = False) -> None:
         self.remedy = remedy
+        self.anew = anew
         self._used: dict[Path, tuple[State, str]] = {}
 
     def content(self, path: Path, sha256: str) -> bytes:
@@ -105,12 +107,12 @@ class Watch:
         found: dict[Path, tuple[State, str] | None] = {}
         for path in wanted:
             with self._told(path):
-                found[path] = _remembered(path)
+                found[path] = self._known(path)
         lacking = [path for path, known in found.items() if known is None]
         if lacking:
             with _one_at_a_time(lacking[0].parent):
                 for path in lacking:  # another process may have hashed them meanwhile
-                    found[path] = _remembered(path)
+                    found[path] = self._known(path)
                 lacking = [path for path in lacking if found[path] is None]
                 size = sum(path.stat().st_size for path in lacking)
                 if size > TOLD:
@@ -158,6 +160,9 @@ class Watch:
                 ):
                     raise DamagedFile(path, f"was written to while it was used; {self.remedy}")
             self.check({path: sha256})
+
+    def _known(self, path: Path) -> tuple[State, str] | None:
+        return None if self.anew and path.stat() else _remembered(path)
 
     def _compare(self, path: Path, found: str, expected: str) -> None:
         if found != expected:

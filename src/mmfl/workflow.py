@@ -8,7 +8,7 @@ from mmfl.params import MethodEntry, Params, clients_name, entries, variant
 
 STORE = "store.json"  # of a folder of patches, written last: what it holds, by digest
 RUN_FILES = ("model.safetensors", "best.safetensors", "run.json", "rounds.csv")
-SCORE_FILES = ("scores.csv", "predictions.parquet")
+SCORE_FILES = ("scores.csv", "predictions.parquet", "evaluation.json")
 TABLES = ("comparison", "ablation", "missing", "policies", "cost")
 FIGURES = ("differences", "learning", "missing", "classes", "confusion")
 RUN = "{archive}/{clients}/{method}/{variant}"

@@ -7,6 +7,7 @@ from the wrong model, policy, split or modality is another number.
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,10 @@ from small import federation
 
 from mmfl.evaluation.protocol import loses
 from mmfl.federation import checkpoint
-from mmfl.files import file_sha256
+from mmfl.files import write_json
+from mmfl.intact import digests
 from mmfl.params import Params, RunSpec
+from mmfl.sealed import trained
 from mmfl.steps import evaluate
 
 SPEC = RunSpec("bigearthnet-v2", "c", "mf", "default", 1, "mf")
@@ -46,19 +49,20 @@ class Slow:
             if spoil and place[0] in spoil:
                 self.server.parameters[place] = value * NAN
         spec = RunSpec(*(*SPEC.path.parts[:2], method, "default", 1, method))
-        model = work / "runs" / spec.path / "model.safetensors"
-        checkpoint.save(model, self.server, {})
+        checkpoint.save(work / "runs" / spec.path / "model.safetensors", self.server, {})
         statistics = self.data.statistics(self.params.train.normalisation)
-        described = {
-            "files": {model.name: file_sha256(model)},
+        described: dict = {
             "statistics": {
                 q: {k: [m.tolist(), s.tolist()] for k, (m, s) in entries.items()}
                 for q, entries in statistics.items()
-            },
+            }
         }
-        places = (work / "runs", work / "scores", torch.device("cpu"))
-        evaluate.evaluate_one(spec, self.params, self.data, described, *places)
-        folder = work / "scores" / spec.path
+        folder = work / "runs" / spec.path
+        described |= asdict(spec) | {"files": digests(folder, ["model.safetensors"])}
+        write_json(folder / "run.json", described)
+        run, out = trained(folder, asdict(spec)), work / "scores"
+        evaluate.evaluate_one(spec, self.params, self.data, run, out, torch.device("cpu"))
+        folder = out / spec.path
         self.table = pd.read_csv(folder / "scores.csv")
         self.predictions = pd.read_parquet(folder / "predictions.parquet")
         self.frame = store[1].sort_values("pair").reset_index(drop=True)

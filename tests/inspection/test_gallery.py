@@ -10,9 +10,12 @@ import rasterio
 
 from mmfl.archives.base import MASK, Band, Mask, Modality, pixels_only
 from mmfl.errors import UserError
+from mmfl.files import write_json
 from mmfl.inspection.gallery import load_gallery
+from mmfl.intact import digests
 from mmfl.patches.writer import encode, write_labels
 from mmfl.reporting.gallery import Location, Tile
+from mmfl.sealed import EVALUATION, Sealed
 from sealing import seal
 
 PAIRS = [f"p{i}" for i in range(5)]
@@ -82,11 +85,17 @@ def made(tmp_path):
          "file": [f"{p}.tif" for p in PAIRS], "labels": [[0]] * 5,
          "probabilities": [[0.7, 0.5]] * 5}
     ).to_parquet(tmp_path / "scores/predictions.parquet")  # fmt: skip
+    list_scores(tmp_path / "scores")
     return tmp_path
 
 
+def list_scores(folder):
+    maps = [f"predictions/{pair}.tif" for pair in PAIRS]
+    write_json(folder / EVALUATION, {"files": digests(folder, ["predictions.parquet", *maps])})
+
+
 def load(made, count=3):
-    predictions = made / "scores/predictions.parquet"
+    predictions = Sealed(made / "scores", EVALUATION, "evaluate")
     return load_gallery(made / "store", count, predictions=predictions, run="mf, seed 1")
 
 
@@ -117,6 +126,7 @@ def test_a_tile_of_another_shape_has_its_own(made):
 def test_without_a_complete_tile_those_that_there_are(made):
     path = made / "scores/predictions.parquet"
     pd.read_parquet(path).head(1).to_parquet(path)
+    list_scores(path.parent)
     (tile,) = load(made).places
     assert tile.pair == "p0" and tile.images["sar"] is None and load(made).png()
 
@@ -136,7 +146,13 @@ def test_nothing_asked_and_nothing_there(made, tmp_path):
     assert load(made, 0) is None
     assert load_gallery(tmp_path / "nothing", 3) is None
     (made / "scores/predictions/p3.tif").write_bytes(b"II*\0")
+    with pytest.raises(UserError, match=r"p3\.tif: damaged: found .*; run evaluate again"):
+        load(made)
+    list_scores(made / "scores")
     with pytest.raises(UserError, match=r"p3\.tif: not readable .* run evaluate again"):
+        load(made)
+    (made / "scores/predictions/p3.tif").unlink()
+    with pytest.raises(UserError, match=r"p3\.tif: is missing; run evaluate again"):
         load(made)
 
 

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from mmfl import cli
+from mmfl import cli, intact
 from mmfl.archives import get
 from mmfl.inspection.recognise import inspect
-from mmfl.patches.labels import write_store
+from mmfl.intact import State, digests
+from mmfl.patches.labels import Store, write_store
 from mmfl.steps import partition, split
 from sealing import seal
 
@@ -185,13 +186,14 @@ def run(tmp_path) -> Path:
     folder.mkdir()
     described = {"method": "mf", "seed": 1, "rounds": 2, "parameters_count": 6,
                  "parameters": {"train": {"batch": 4}}}  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(described))
     for name in ("model", "best"):
         save_file({"a": np.ones((2, 3), np.float32)}, folder / f"{name}.safetensors")
     (folder / "rounds.csv").write_text(
         "round,client,loss,bytes_up,bytes_down,val_score\n1,a,0.5,3,4,\n1,server,,,,0.25\n"
         "2,a,0.25,3,4,\n2,server,,,,0.5\n"
     )
+    described["files"] = digests(folder, ["model.safetensors", "best.safetensors", "rounds.csv"])
+    (folder / "run.json").write_text(json.dumps(described))
     return folder
 
 
@@ -212,7 +214,10 @@ def test_a_sound_run(run):
             "a holds NaN or infinity",
         ),
         ("best.safetensors", lambda p: save_file({"a": np.ones(2)}, p), "expected at least 6"),
+        ("best.safetensors", flip, f"best.safetensors: {DIGEST}"),
+        ("rounds.csv", lambda p: p.write_text(p.read_text().replace("25", "75")), DIGEST),
         ("run.json", lambda p: p.write_text("{"), "run.json: not readable"),
+        ("run.json", lambda p: p.write_text("{}"), "lists no digests of its files; run train"),
         ("rounds.csv", lambda p: p.write_bytes(os.urandom(50)), "rounds.csv: not readable"),
         (
             "rounds.csv",
@@ -225,6 +230,17 @@ def test_a_damaged_run(run, name, break_it, match):
     break_it(run / name)
     found = inspect(run)
     assert any(match in line for line in found.damage), found.damage
+
+
+def test_what_was_right_before_is_read_again(made, monkeypatch):
+    """A bit may change on a disk without anything being written; train trusts its memory."""
+    folder = made / "patches/bigearthnet-v2"
+    shards = {path: intact.sha256(path)[1] for path in folder.glob("*/*.npy")}
+    monkeypatch.setattr(intact, "_remembered", lambda p: (State.of(p.stat()), shards[p]))
+    flip(folder / "s2/20m-00001.npy")
+    Store(folder).watch.check(shards)
+    (damage,) = inspect(folder).damage
+    assert damage.startswith(f"{folder}/s2/20m-00001.npy: {DIGEST}")
 
 
 def command(monkeypatch, *arguments: str) -> int:

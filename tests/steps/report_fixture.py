@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 
 from mmfl.clients.table import client_table
+from mmfl.files import file_sha256
+from mmfl.intact import digests
 from mmfl.reporting.partition import draw
 from mmfl.steps.partition import label_shares
 
@@ -61,13 +63,20 @@ def generator(*words: Any) -> np.random.Generator:
 
 
 def write_runs(
-    root: Path, seeds: tuple[int, ...] = (1, 2, 3), task: str = "multilabel"
+    root: Path,
+    seeds: tuple[int, ...] = (1, 2, 3),
+    task: str = "multilabel",
+    clients: str = "region-duplicate-p0",
 ) -> list[dict[str, Any]]:
     """Write scores/, runs/ and measured/ of all methods; return them as the step wants them."""
     found = []
     for method, variant, label, level in METHODS:
         for seed in seeds:
-            place = Path(TASKS[task][0], "region-duplicate-p0", method, variant, f"seed-{seed}")
+            named: dict[str, Any] = {
+                "archive": TASKS[task][0], "clients": clients,
+                "method": method, "variant": variant,
+            }  # fmt: skip
+            place = Path(*named.values(), f"seed-{seed}")
             paths = {
                 "scores": root / "scores" / place / "scores.csv",
                 "predictions": root / "scores" / place / "predictions.parquet",
@@ -79,11 +88,24 @@ def write_runs(
                 path.parent.mkdir(parents=True, exist_ok=True)
             _write_scores(paths, method, variant, seed, level, task)
             _write_predictions(paths["predictions"], generator(method, variant, seed, "p"), task)
-            _write_run(paths, method, variant, seed, level, task)
-            found.append(
-                {"method": method, "variant": variant, "label": label, "seed": seed} | paths
-            )
+            named["seed"] = seed
+            _write_run(paths, named, level, task)
+            folders = {"scores": paths["scores"].parent, "run": paths["run"].parent}
+            found.append(named | {"label": label, "measured": paths["measured"]} | folders)
+    seal_runs(found)
     return found
+
+
+def seal_runs(runs: list[dict[str, Any]]) -> None:
+    """List the digests of the files that are there now, as train and evaluate would."""
+    for item in runs:
+        path = item["run"] / "run.json"
+        described = json.loads(path.read_text())
+        described["files"] = digests(item["run"], ["rounds.csv"])
+        path.write_text(json.dumps(described))
+        listed = digests(item["scores"], ["scores.csv", "predictions.parquet"])
+        sealed = {"run": file_sha256(path), "files": listed}
+        (item["scores"] / "evaluation.json").write_text(json.dumps(sealed))
 
 
 def write_partition(root: Path, task: str = "multilabel") -> Path:
@@ -216,7 +238,8 @@ def _write_confusions(path: Path, rng: np.random.Generator) -> None:
     pd.DataFrame(rows).to_parquet(path, index=False)
 
 
-def _write_run(paths: dict, method: str, variant: str, seed: int, level: float, task: str) -> None:
+def _write_run(paths: dict, named: dict[str, Any], level: float, task: str) -> None:
+    method, variant, seed = named["method"], named["variant"], named["seed"]
     rng = generator("rounds", method, variant, seed)
     trains, exchanges = (
         method != "prior",
@@ -236,8 +259,7 @@ def _write_run(paths: dict, method: str, variant: str, seed: int, level: float, 
     pd.DataFrame(rows, columns=columns).to_csv(paths["rounds"], index=False)
     count = 12 * len(CLIENTS) * 400_000 * exchanges
     described = {
-        "method": method, "variant": variant, "seed": seed, "task": task,
-        "classes": TASKS[task][1],
+        **named, "task": task, "classes": TASKS[task][1],
         "parameters": {"train": {"statistics": "modality",
                                  "normalisation": "global" if variant == "default" else "client"}},
         "flops_per_sample": 9.7e6 * trains * (1.08 if "fw" in method else 1),

@@ -15,7 +15,7 @@ from mmfl.clients.manifest import read_manifest, write_manifest
 from mmfl.errors import UserError
 from mmfl.federation import task
 from mmfl.federation.tiles import open_data
-from mmfl.files import file_sha256
+from mmfl.files import file_sha256, read_json
 from mmfl.params import Params
 from mmfl.patches.labels import Store
 from mmfl.steps import evaluate, partition, train
@@ -288,6 +288,15 @@ def test_files_of_another_seed(project, monkeypatch, names, message):
     with pytest.raises(UserError, match=message):
         scored()
     assert not Path("scores").exists()
+
+
+def test_scores_are_listed_by_digest(project):
+    """With the digest of the run that they are of."""
+    run, folder = trained(), scored()
+    listed = read_json(folder / "evaluation.json", "evaluate")
+    names = {path.name for path in folder.iterdir()} - {"evaluation.json"}
+    assert listed["files"] == {name: file_sha256(folder / name) for name in names}
+    assert listed["run"] == file_sha256(run / "run.json")
 
 
 def test_the_best_round_in_place_of_the_last(project):

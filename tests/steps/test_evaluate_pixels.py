@@ -17,6 +17,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_
 
 from mmfl.archives.base import MASK, Archive, Band, Mask, Modality
 from mmfl.clients.manifest import build, write_manifest
+from mmfl.files import file_sha256
 from mmfl.models.network import Network
 from mmfl.params import Params
 from mmfl.params.tasks import IGNORED
@@ -141,6 +142,15 @@ def maps(folder: Path, model: str = "all") -> dict[str, np.ndarray]:
         with rasterio.open(folder / "predictions" / file) as source:
             found[pair] = source.read(1)
     return found
+
+
+def test_every_file_is_listed_by_digest(scored):
+    for folder in scored.values():
+        listed = json.loads((folder / "evaluation.json").read_text())["files"]
+        found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        del found["evaluation.json"]
+        assert listed == {name: file_sha256(path) for name, path in found.items()}
+        assert any(name.endswith(".tif") for name in listed)
 
 
 def rows(folder: Path, **wanted) -> dict[str, float]:

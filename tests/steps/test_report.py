@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_fixture import CLASSES, COVERS, TILES, write_partition, write_runs
+from report_fixture import CLASSES, COVERS, TILES, seal_runs, write_partition, write_runs
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
@@ -71,7 +71,7 @@ def test_numbers_can_be_traced_to_scores(made):
         found = []
         for run in made["runs"]:
             if (run["method"], run["variant"]) == (method, "default"):
-                frame = pd.read_csv(run["scores"])
+                frame = pd.read_csv(run["scores"] / "scores.csv")
                 asked = ["kind", "policy", "modalities", "metric"]
                 frame = frame.set_index(asked)["value"]
                 found.append(frame["subset", "modality", "s1+s2", "ap_macro"])
@@ -140,11 +140,12 @@ def test_one_seed_claims_nothing(tmp_path):
 def test_results_stay_whole_when_a_run_is_damaged(tmp_path):
     made = build(tmp_path, seeds=(1,))
     before = {p: p.read_bytes() for p in made["out"].rglob("*.*")}
-    made["runs"][3]["scores"].write_text("kind,policy\n")
+    (made["runs"][3]["scores"] / "scores.csv").write_text("kind,policy\n")
+    seal_runs(made["runs"])
     with pytest.raises(UserError, match=r"scores\.csv: lacks the column modalities"):
         report.tables_of(archive="simulated", clients="c", runs=made["runs"], out=made["out"])
-    made["runs"][3]["scores"].unlink()
-    with pytest.raises(UserError, match=r"scores\.csv: not readable"):
+    (made["runs"][3]["scores"] / "scores.csv").unlink()
+    with pytest.raises(UserError, match=r"scores\.csv: is missing; run evaluate again"):
         report.tables_of(archive="simulated", clients="c", runs=made["runs"], out=made["out"])
     assert before == {p: p.read_bytes() for p in made["out"].rglob("*.*")}
     with pytest.raises(UserError, match=r"report\.baseline: found fedsgd"):
@@ -224,9 +225,11 @@ def test_few_methods_are_a_report_too(tmp_path, methods):
 def test_one_modality(tmp_path):
     runs = write_runs(tmp_path, (1, 2))
     for run in runs:
-        frame = pd.read_csv(run["scores"])
+        frame = pd.read_csv(run["scores"] / "scores.csv")
         keep = (frame["modalities"] == "s1+s2") | frame["kind"].isin(["own", "client"])
-        frame[keep].replace({"modalities": {"s1+s2": "s2"}}).to_csv(run["scores"], index=False)
+        frame = frame[keep].replace({"modalities": {"s1+s2": "s2"}})
+        frame.to_csv(run["scores"] / "scores.csv", index=False)
+    seal_runs(runs)
     made = {
         "runs": runs,
         "out": tmp_path / "results" / PLACE,
@@ -247,7 +250,7 @@ def test_patches_left_out_are_shown(made, tmp_path):
 
 def scores_of(made: dict, method: str) -> pd.DataFrame:
     frames = [
-        pd.read_csv(run["scores"])
+        pd.read_csv(run["scores"] / "scores.csv")
         for run in made["runs"]
         if (run["method"], run["variant"]) == (method, "default")
     ]
@@ -291,7 +294,7 @@ def test_confusions_are_those_of_the_predictions(tiles, made):
     expected = np.zeros((len(COVERS), len(COVERS)))
     for run in tiles["runs"]:
         if key(run) == "mf":
-            table = pd.read_parquet(run["predictions"])
+            table = pd.read_parquet(run["scores"] / "predictions.parquet")
             rows = table["confusion"][table["complete"]]
             expected += np.stack(list(rows)).sum(axis=0).reshape(len(COVERS), -1) / 3
     grid = frame.pivot(index="true", columns="predicted", values="pixels").loc[COVERS, COVERS]
@@ -309,8 +312,9 @@ def test_other_confusions_are_refused(tmp_path):
     runs = [run for run in write_runs(tmp_path, (1, 2), "pixel") if key(run) == "mf"]
     with pytest.raises(UserError, match="found confusions of 81 numbers, expected 64"):
         read_confusions(runs, 8)
-    table = pd.read_parquet(runs[1]["predictions"])
-    table.iloc[:-1].to_parquet(runs[1]["predictions"])
+    table = pd.read_parquet(runs[1]["scores"] / "predictions.parquet")
+    table.iloc[:-1].to_parquet(runs[1]["scores"] / "predictions.parquet")
+    seal_runs(runs)
     with pytest.raises(UserError, match="holds other tiles than"):
         read_confusions(runs, len(COVERS))
 
@@ -340,11 +344,10 @@ def test_pages_of_one_parameter_file_link_to_one_another(tmp_path, monkeypatch):
         "train: {methods: [mf], seeds: [1, 2]}\nreport: {gallery: 0}\n"
     )
     for task, archive in (("multilabel", "simulated"), ("pixel", "simulated-tiles")):
-        write_runs(Path(), (1, 2), task)
+        write_runs(Path(), (1, 2), task, "random-duplicate-p0")
         write_partition(Path(), task)
-        for kind in ("runs", "scores", "measured", "data/clients"):
-            for path in Path(kind, archive).iterdir():
-                path.rename(str(path).replace("region-", "random-"))
+        for path in Path("data/clients", archive).iterdir():
+            path.rename(str(path).replace("region-", "random-"))
         labels = Path("data/patches", archive, "labels")
         labels.mkdir(parents=True)
         (labels / "skipped.csv").write_text(",".join(COLUMNS) + "\n")
@@ -396,9 +399,10 @@ def test_no_test_location_holds_every_modality(tmp_path):
     """What there is is compared, and every table says where something is."""
     runs = write_runs(tmp_path, (1, 2))
     for run in runs:
-        frame = pd.read_csv(run["scores"])
+        frame = pd.read_csv(run["scores"] / "scores.csv")
         frame = frame[~frame["kind"].isin(["subset", "missing", "class"])]
-        frame.to_csv(run["scores"], index=False)
+        frame.to_csv(run["scores"] / "scores.csv", index=False)
+    seal_runs(runs)
     out = tmp_path / "results" / PLACE
     report.tables_of(archive="simulated", clients="c", runs=runs, out=out)
     compared = read_csv(out / "tables" / "comparison.csv").set_index("run")
@@ -423,10 +427,11 @@ def test_a_mean_over_fewer_groups_says_so(tmp_path):
     runs = write_runs(tmp_path, (1, 2))
     for run in runs:
         if run["method"] == "local":
-            frame = pd.read_csv(run["scores"])
+            frame = pd.read_csv(run["scores"] / "scores.csv")
             frame["models_asked"] = 4
             frame["models"] = np.where(frame["modalities"] == "s1", 2 + run["seed"] % 2, 4)
-            frame.to_csv(run["scores"], index=False)
+            frame.to_csv(run["scores"] / "scores.csv", index=False)
+    seal_runs(runs)
     out = tmp_path / "results" / PLACE
     report.tables_of(archive="simulated", clients="c", runs=runs, out=out)
     notes = " ".join(report.laid_out(out)["missing"].notes)

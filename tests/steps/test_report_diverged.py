@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from report_fixture import COVERS, write_partition, write_runs
+from report_fixture import COVERS, seal_runs, write_partition, write_runs
 from scipy import stats
 
 from mmfl.reporting.gather import key, read_confusions
@@ -16,13 +16,13 @@ from mmfl.steps import report
 
 def diverge(run: dict, number: int | None = 4, broken_in: tuple[str, ...] = ("s1", "s2")) -> None:
     """What train and evaluate write of a run that diverged in a round, in some modalities."""
-    described = json.loads(run["run"].read_text())
-    run["run"].write_text(json.dumps(described | {"diverged": number}))
-    rounds = pd.read_csv(run["rounds"]).astype({"state": object})
+    described = json.loads((run["run"] / "run.json").read_text())
+    (run["run"] / "run.json").write_text(json.dumps(described | {"diverged": number}))
+    rounds = pd.read_csv(run["run"] / "rounds.csv").astype({"state": object})
     late = (rounds["round"] >= (number or 99)) & (rounds["client"] == "server")
     rounds.loc[late, "val_score"], rounds.loc[late, "state"] = None, "diverged"
-    rounds.to_csv(run["rounds"], index=False)
-    scores = pd.read_csv(run["scores"]).astype({"state": object})
+    rounds.to_csv(run["run"] / "rounds.csv", index=False)
+    scores = pd.read_csv(run["scores"] / "scores.csv").astype({"state": object})
     broken = scores["metric"].notna()
     for q in {"s1", "s2"} - set(broken_in):
         broken &= scores["modalities"] != q
@@ -30,11 +30,12 @@ def diverge(run: dict, number: int | None = 4, broken_in: tuple[str, ...] = ("s1
     broken = broken[scores.index]
     scores.loc[broken, ["value", "classes"]] = None
     scores.loc[broken, "state"] = "diverged"
-    scores.to_csv(run["scores"], index=False)
-    table = pd.read_parquet(run["predictions"]).assign(state="diverged")
+    scores.to_csv(run["scores"] / "scores.csv", index=False)
+    table = pd.read_parquet(run["scores"] / "predictions.parquet").assign(state="diverged")
     column = "confusion" if "confusion" in table else "probabilities"
     table[column] = [row * 0 for row in table[column]]
-    table.to_parquet(run["predictions"], index=False)
+    table.to_parquet(run["scores"] / "predictions.parquet", index=False)
+    seal_runs([run])
 
 
 def build(root, lost, task="multilabel", seeds=(1, 2, 3), methods=None, **changes):
@@ -65,7 +66,7 @@ def scores(made, run, metric="ap_macro"):
     found = {}
     for item in made["runs"]:
         if key(item) == run:
-            frame = pd.read_csv(item["scores"]).query(
+            frame = pd.read_csv(item["scores"] / "scores.csv").query(
                 "kind == 'subset' and policy == 'modality' and modalities == 's1+s2'"
             )
             found[item["seed"]] = frame.set_index("metric")["value"][metric]
@@ -79,9 +80,10 @@ def one(tmp_path_factory):
     runs = write_runs(root)
     for run in runs:
         if key(run) == "mf+fw":
-            frame = pd.read_csv(run["scores"])
+            frame = pd.read_csv(run["scores"] / "scores.csv")
             frame.loc[frame["metric"] == "ap_macro", "value"] += 0.2
-            frame.to_csv(run["scores"], index=False)
+            frame.to_csv(run["scores"] / "scores.csv", index=False)
+            seal_runs([run])
             if run["seed"] == 2:
                 diverge(run)
     out = root / "results" / "simulated" / "c"
@@ -181,7 +183,8 @@ def test_a_baseline_of_which_a_seed_diverged(tmp_path):
     for name in ("comparison", "ablation", "missing"):
         notes = " ".join(report.laid_out(made["out"])[name].notes)
         assert "A seed of mf diverged" in notes and "above" not in notes
-    rounds = [pd.read_csv(r["rounds"]) for r in made["runs"] if key(r) == "mf" and r["seed"] > 1]
+    left = [r["run"] for r in made["runs"] if key(r) == "mf" and r["seed"] > 1]
+    rounds = [pd.read_csv(folder / "rounds.csv") for folder in left]
     last = [frame["val_score"].dropna().iloc[-1] for frame in rounds]
     assert table(made, "cost")["target"].iloc[0] == pytest.approx(0.9 * np.mean(last))
 
@@ -223,9 +226,10 @@ def test_a_best_round_before_is_scored_but_no_improvement(tmp_path):
     """`evaluate.round: best`: the scores are finite, and it is said that training diverged."""
     runs = write_runs(tmp_path)
     for run in runs:
-        described = json.loads(run["run"].read_text())
+        described = json.loads((run["run"] / "run.json").read_text())
         if key(run) == "mf+fw" and run["seed"] == 1:
-            run["run"].write_text(json.dumps(described | {"diverged": 9}))
+            (run["run"] / "run.json").write_text(json.dumps(described | {"diverged": 9}))
+            seal_runs([run])
     out = tmp_path / "results/simulated/c"
     report.tables_of(archive="simulated", clients="c", runs=runs, out=out)
     row = read_csv(out / "tables" / "comparison.csv").set_index("run").loc["mf+fw"]
@@ -267,10 +271,11 @@ def test_a_client_that_diverged_is_not_left_out_of_a_mean(tmp_path):
     runs = write_runs(tmp_path)
     for run in runs:
         if key(run) in ("local", "mf+fw") and run["seed"] == 1:
-            frame = pd.read_csv(run["scores"]).astype({"state": object})
+            frame = pd.read_csv(run["scores"] / "scores.csv").astype({"state": object})
             lost = (frame["client"] == "austria-s1") & (frame["policy"].isin(["local", "modality"]))
             frame.loc[lost, "value"], frame.loc[lost, "state"] = None, "diverged"
-            frame.to_csv(run["scores"], index=False)
+            frame.to_csv(run["scores"] / "scores.csv", index=False)
+            seal_runs([run])
     out = tmp_path / "results/simulated/c"
     report.tables_of(archive="simulated", clients="c", runs=runs, out=out)
     row = read_csv(out / "tables" / "comparison.csv").set_index("run").loc["local"]

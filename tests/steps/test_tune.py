@@ -1,10 +1,14 @@
 """Tuning: the validation score decides, ties go to the first, edges are named."""
 
+from dataclasses import asdict
+
 import pandas as pd
 import pytest
 import yaml
 
 from mmfl.errors import UserError
+from mmfl.files import read_json, write_json
+from mmfl.intact import digests
 from mmfl.params import Params, runs_of, trials
 from mmfl.steps import tune
 
@@ -26,6 +30,11 @@ def write_runs(folder, params, score):
                  "state": ["trained", None, "trained", state],
                  "val_score": [None, 0.9, None, None if state else last]}
             ).to_csv(target / "rounds.csv", index=False)  # fmt: skip
+            write_json(target / "run.json", asdict(spec) | {"files": listed(target)})
+
+
+def listed(folder):
+    return digests(folder, ["rounds.csv"])
 
 
 def params_with(grid):
@@ -82,6 +91,8 @@ def test_a_score_in_the_last_round_does_not_hide_that_a_seed_diverged(tmp_path):
         if frame["val_score"].iloc[-1] == 0.2:
             frame.loc[1, "state"] = "diverged"
             frame.to_csv(path, index=False)
+            run = path.with_name("run.json")
+            write_json(run, read_json(run, "train") | {"files": listed(path.parent)})
     tune.run(params, "simulated", trained=tmp_path / "runs", out=tmp_path / "out")
     chosen = yaml.safe_load((tmp_path / "out/chosen.yaml").read_text())
     assert chosen == {"mf": {"train.learning_rate": 0.1}}
@@ -90,7 +101,7 @@ def test_a_score_in_the_last_round_does_not_hide_that_a_seed_diverged(tmp_path):
 def test_nothing_to_choose_from_is_a_users_mistake(tmp_path):
     with pytest.raises(UserError, match=r"tune\.trials: found none"):
         tune.run(params_with({}), "simulated", trained=tmp_path, out=tmp_path)
-    with pytest.raises(UserError, match=r"rounds\.csv: not readable"):
+    with pytest.raises(UserError, match=r"run\.json: not found; run train first"):
         tune.run(params_with(GRID), "simulated", trained=tmp_path, out=tmp_path)
     params = params_with(GRID)
     write_runs(tmp_path / "runs", params, lambda item, seed: None)

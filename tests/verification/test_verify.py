@@ -11,6 +11,8 @@ import pytest
 from cloned_project import Clone
 
 from mmfl.code import STEPS, modules
+from mmfl.files import read_json, write_json
+from mmfl.intact import digests
 from mmfl.verification.tolerance import limit
 
 NAME = "region-duplicate-p0"
@@ -137,8 +139,14 @@ def test_files_more_and_less(clone):
     status, rows = clone.verdicts()
     assert status == 1
     assert rows[f"runs/simulated/{NAME}"] == ("differs", "15 files, expected 16")
-    assert rows[f"scores/simulated/{NAME}"] == ("differs", "9 files, expected 8")
+    assert rows[f"scores/simulated/{NAME}"] == ("differs", "13 files, expected 12")
     assert rows[f"{RESULTS}/tables/other.csv"][0] == "differs"
+
+
+def seal_scores(folder: Path) -> None:
+    """List the digests of the scores that are there now."""
+    listed = read_json(folder / "evaluation.json", "evaluate")
+    write_json(folder / "evaluation.json", listed | {"files": digests(folder, listed["files"])})
 
 
 def add(clone: Clone, moved: float, everywhere: bool) -> None:
@@ -151,6 +159,7 @@ def add(clone: Clone, moved: float, everywhere: bool) -> None:
         whole = (table["modalities"] == "s1+s2") & (table["kind"] == "subset")
         table.loc[whole | everywhere, "value"] += moved
         table.to_csv(path, index=False, lineterminator="\n")
+        seal_scores(path.parent)
     clone.report()
 
 
@@ -194,6 +203,7 @@ def test_tables_checked_out_over_the_reproduction(clone):
     table = pd.read_csv(path)
     table["value"] *= 0.5
     table.to_csv(path, index=False, lineterminator="\n")
+    seal_scores(path.parent)
     status, rows = clone.verdicts()
     assert status == 1 and rows[f"{RESULTS}/tables/comparison"][0] == "differs"
     assert rows[f"scores/simulated/{NAME}"][0] == "differs"
@@ -213,7 +223,7 @@ def test_unreadable_scores(clone):
     path.write_bytes(b"\xff")
     status, rows = clone.verdicts()
     assert status == 1 and "cannot be made" in rows[f"{RESULTS}/tables/cost"][1]
-    assert "seed-1/scores.csv: not readable" in rows[f"{RESULTS}/tables/cost"][1]
+    assert "seed-1/scores.csv: damaged: found" in rows[f"{RESULTS}/tables/cost"][1]
 
 
 def edit(path: Path, old: str, new: str) -> None:

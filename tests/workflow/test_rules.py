@@ -53,7 +53,7 @@ def test_an_edited_module_reruns_the_first_step_that_imports_it(
     project = edited()
     module = project.folder / "src/mmfl/strategies/mf.py"
     with module.open("a", encoding="utf-8") as handle:
-        handle.write("\n# edited\n")
+        handle.write("\nEDITED = True\n")
     assert set(project.wanted()) == {"train", "evaluate", "report", "page"}
 
 

@@ -15,6 +15,7 @@ from mmfl.patches.labels import read_classes, read_labels
 from mmfl.patches.reader import Patches
 from mmfl.patches.tiles import Masks, Tiles
 from mmfl.reporting.gallery import Gallery, Location, Tile
+from mmfl.sealed import Sealed
 
 MODALITIES = 4  # pictures of a location
 
@@ -24,7 +25,7 @@ def load_gallery(
     count: int,
     *,
     pairs: set[str] | None = None,
-    predictions: Path | None = None,
+    predictions: Sealed | None = None,
     run: str = "",
 ) -> Gallery | None:
     """Some locations, at equal steps of the sorted list; those with every modality if any.
@@ -33,8 +34,8 @@ def load_gallery(
         patches: data/patches/<archive>.
         count: locations; 0 for none.
         pairs: the locations to choose from; all by default.
-        predictions: predictions.parquet, whose locations are shown with what was predicted, by
-            the first model in it; beside it lie the maps of the pixel task.
+        predictions: the scores of a run. The locations of its predictions are shown with what was
+            predicted, by the first model; of the pixel task, these are maps.
         run: what the caption calls the predictions.
 
     Returns:
@@ -61,9 +62,8 @@ def load_gallery(
     rows = table.iloc[spaced(len(table), count)].to_dict("records")
     places: list[Tile] | list[Location]
     if described["task"] == "pixel":
-        maps = None if predictions is None else predictions.parent / "predictions"
         masks = Masks(patches / MASK.name)
-        places = [_tile(row, stores, masks, maps) for row in rows]
+        places = [_tile(row, stores, masks, predictions) for row in rows]
     else:
         places = [_location(row, stores, classes) for row in rows]
     bands = {q: [*store.names] for q, store in stores.items()}
@@ -81,9 +81,9 @@ def shown_stores(patches: Path) -> dict[str, Tiles]:
     return {q: found[q] for q in order[:MODALITIES]}
 
 
-def _read(predictions: Path) -> tuple[pd.DataFrame, str]:
+def _read(predictions: Sealed) -> tuple[pd.DataFrame, str]:
     """The predictions of the first model, and words about it where there are several."""
-    table = pd.read_parquet(predictions)
+    table = predictions.table("predictions.parquet")
     names = table["model"].unique()
     table = table[table["model"] == names[0]].sort_values("pair", kind="stable")
     return table, f", model of group {names[0]}" if len(names) > 1 else ""
@@ -97,9 +97,9 @@ def _location(row: dict[Any, Any], stores: dict[str, Tiles], classes: tuple[str,
     return Location(str(row["pair"]), _images(stores, row["pair"]), labels, predicted)
 
 
-def _tile(row: dict[Any, Any], stores: dict[str, Tiles], masks: Masks, maps: Path | None) -> Tile:
+def _tile(row: dict[Any, Any], stores: dict[str, Tiles], masks: Masks, maps: Sealed | None) -> Tile:
     mask = masks.tile(int(masks.rows(np.array([row["pair"]], dtype=object))[0]))
-    predicted = None if maps is None else _map(maps / str(row["file"]))
+    predicted = None if maps is None else _map(maps, f"predictions/{row['file']}")
     return Tile(str(row["pair"]), _images(stores, row["pair"]), mask, predicted)
 
 
@@ -109,15 +109,18 @@ def _images(stores: dict[str, Tiles], pair: str) -> dict[str, np.ndarray | None]
     return {q: None if r is None else stores[q].tile(r).numpy() for q, r in rows.items()}
 
 
-def _map(path: Path) -> np.ndarray:
+def _map(maps: Sealed, name: str) -> np.ndarray:
     """(H, W) uint8 of a prediction's first band."""
-    import rasterio
+    from rasterio import MemoryFile, RasterioIOError
 
+    content = maps.content(name)
     try:
-        with pixels_only(), rasterio.open(path) as source:
+        with pixels_only(), MemoryFile(content) as file, file.open() as source:
             return source.read(1)
-    except rasterio.RasterioIOError as error:
-        raise UserError(f"{path}: not readable ({error}); run evaluate again") from None
+    except RasterioIOError as error:
+        raise UserError(
+            f"{maps.folder / name}: not readable ({error}); {maps.watch.remedy}"
+        ) from None
 
 
 def _row(store: Patches, pair: str) -> int | None:

@@ -14,6 +14,7 @@ from mmfl.errors import UserError
 from mmfl.files import read_json
 from mmfl.inspection.findings import Findings
 from mmfl.params.tasks import TASKS
+from mmfl.sealed import RUN, Sealed
 
 WEIGHTS = ("model.safetensors", "best.safetensors")
 
@@ -35,6 +36,7 @@ def inspect_run(folder: Path) -> Findings:
         }
     for name in WEIGHTS:
         _weights(found, folder / name, run.get("parameters_count"))
+    _digests(found, folder)
     task = TASKS.get(str(run.get("task")), TASKS["multilabel"])
     _rounds(found, folder / "rounds.csv", run.get("rounds"), task.metrics[task.first])
     if isinstance(run.get("parameters"), dict):
@@ -46,6 +48,21 @@ def inspect_run(folder: Path) -> Findings:
         ]
         found.add("Parameters", pd.DataFrame(values))
     return found
+
+
+def _digests(found: Findings, folder: Path) -> None:
+    """Read every file that run.json lists."""
+    try:
+        listed = Sealed(folder, RUN, "train")
+    except UserError as error:
+        if str(error) not in found.damage:
+            found.damage.append(str(error))
+        return
+    for name in listed.files:
+        try:
+            listed.content(name)
+        except UserError as error:
+            found.damage.append(str(error))
 
 
 def _weights(found: Findings, path: Path, expected: int | None) -> None:

@@ -24,7 +24,7 @@ def inspect_store(folder: Path) -> Findings:
     labels = pd.DataFrame(columns=["pair", "split", "labels"])
     store: Store | None = None
     try:
-        store = Store(folder)
+        store = Store(folder, anew=True)
         labels, classes = read_labels(folder / LABELS, store)
     except UserError as error:
         found.damage.append(str(error))

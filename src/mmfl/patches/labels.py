@@ -33,6 +33,9 @@ class Store:
     """A folder that `split` wrote. What is read of it fits its digest: `store.json` has those of
     the describing files, each `modality.json` those of its shards.
 
+    Args:
+        anew: read every file, also those that an earlier process found right.
+
     Attributes:
         archive: the archive's name.
         sha256: of `store.json`, and so of everything that it lists.
@@ -42,7 +45,7 @@ class Store:
         UserError: the folder is not what `split` writes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, anew: bool = False) -> None:
         self.folder = Path(folder)
         path = self.folder / STORE
         described = read_json(path, "split")
@@ -54,7 +57,7 @@ class Store:
             raise UserError(
                 f"{path}: lists no digests, expected those of what split wrote; run split again"
             ) from None
-        self.watch = Watch(f"`mmfl split --archive {self.archive}` writes it again")
+        self.watch = Watch(f"`mmfl split --archive {self.archive}` writes it again", anew)
         self.watch.content(path, self.sha256)
 
     def of(self, archive: str) -> Store:

@@ -1,10 +1,12 @@
 """What a report is made of: scores, rounds and descriptions of runs as frames.
 
-A run is a dict with method, variant, label, seed and the paths scores, predictions, rounds, run.
+A run is a dict with archive, clients, method, variant, label, seed and the paths of the folders run
+and scores. What is read of these fits its digest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,27 @@ from mmfl.errors import UserError
 from mmfl.files import read_json
 from mmfl.params.tasks import Task
 from mmfl.reporting.tables import compared
-from mmfl.reporting.writers import read_csv
+from mmfl.sealed import Sealed, scored, trained
 
 Run = dict[str, Any]
 ASKED = ["kind", "policy", "modalities", "removed", "rate", "client", "class", "metric"]
+PREDICTIONS = "predictions.parquet"
 DIVERGED = "diverged"  # a state in rounds.csv, scores.csv and predictions.parquet
 
 
 def key(item: Run) -> str:
     """`mf`, or `mf@1f2e3d4c` for a variant: what a row of every csv is called."""
     return item["method"] + ("" if item["variant"] == "default" else f"@{item['variant']}")
+
+
+def run_of(item: Run) -> Sealed:
+    """What train wrote of a run; `UserError` if it is of another one."""
+    return trained(item["run"], item)
+
+
+def scores_of(item: Run) -> Sealed:
+    """What evaluate wrote of a run; `UserError` if it is of another one."""
+    return scored(item["scores"], run_of(item))
 
 
 def policy_scores(scores: pd.DataFrame, task: Task) -> pd.DataFrame:
@@ -53,30 +66,27 @@ def policy_scores(scores: pd.DataFrame, task: Task) -> pd.DataFrame:
 def read_scores(runs: list[Run]) -> pd.DataFrame:
     """All scores.csv, one below the other, with run and seed."""
     columns = [*ASKED, "value", "patches", "classes", "models", "models_asked", "state"]
-    return _stacked(runs, "scores", columns)
+    return _stacked(runs, scores_of, "scores.csv", columns)
 
 
 def read_rounds(runs: list[Run]) -> pd.DataFrame:
     """All rounds.csv, one below the other, with run and seed."""
-    return _stacked(
-        runs, "rounds", ["round", "client", "state", "bytes_up", "bytes_down", "val_score"]
-    )
+    columns = ["round", "client", "state", "bytes_up", "bytes_down", "val_score"]
+    return _stacked(runs, run_of, "rounds.csv", columns)
 
 
-def _stacked(runs: list[Run], name: str, columns: list[str]) -> pd.DataFrame:
+def _stacked(
+    runs: list[Run], folder_of: Callable[[Run], Sealed], name: str, columns: list[str]
+) -> pd.DataFrame:
     parts = []
     for item in runs:
-        path = item[name]
-        try:
-            frame = read_csv(path)
-        except (OSError, ValueError) as error:
-            text = str(error).splitlines()[0]
-            raise UserError(
-                f"{path}: not readable ({text}), expected a table; run evaluate"
-            ) from None
+        folder = folder_of(item)
+        frame = folder.table(name)
         lacking = [column for column in columns if column not in frame]
         if lacking:
-            raise UserError(f"{path}: lacks the column {lacking[0]}; run the step again")
+            raise UserError(
+                f"{folder.folder / name}: lacks the column {lacking[0]}; {folder.watch.remedy}"
+            )
         frame["state"] = frame["state"].astype(object).where(frame["state"].notna(), "")
         parts.append(frame.assign(run=key(item), seed=item["seed"]).astype({"seed": int}))
     filled = [part for part in parts if len(part)]
@@ -177,16 +187,16 @@ def read_confusions(runs: list[Run], classes: int) -> Confusions:
         wrong = [row for row in table["confusion"] if len(row) != classes**2]
         if wrong:
             raise UserError(
-                f"{item['predictions']}: found confusions of {len(wrong[0])} numbers, expected "
-                f"{classes**2} for {classes} classes; run evaluate again"
+                f"{item['scores'] / PREDICTIONS}: found confusions of {len(wrong[0])} numbers, "
+                f"expected {classes**2} for {classes} classes; run evaluate again"
             )
         matrices = []
         for _, own in table.groupby("model", sort=False):
             pairs = list(own["pair"]) if pairs is None else pairs
             if list(own["pair"]) != pairs:
                 raise UserError(
-                    f"{item['predictions']}: holds other tiles than {runs[0]['predictions']}, "
-                    "expected the same for all seeds; run evaluate again"
+                    f"{item['scores'] / PREDICTIONS}: holds other tiles than those of "
+                    f"{runs[0]['scores']}, expected the same for all seeds; run evaluate again"
                 )
             if (own["state"] == "").all():
                 rows = [np.asarray(row, np.int64) for row in own["confusion"]]
@@ -223,11 +233,7 @@ def answered(runs: list[Run]) -> Run | None:
 
 
 def _predictions(item: Run, columns: list[str]) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(item["predictions"], columns=columns)
-    except (OSError, ValueError) as error:
-        text = str(error).splitlines()[0]
-        raise UserError(f"{item['predictions']}: not readable ({text}); run evaluate") from None
+    return scores_of(item).table(PREDICTIONS, columns)
 
 
 def read_measured(paths: list[Path]) -> pd.DataFrame:

@@ -22,12 +22,14 @@ from mmfl.fetch.manifest import File, read_manifest
 from mmfl.fetch.stac.imagery import SCENES, check, fetch_imagery, table
 from mmfl.fetch.unpack import unpack
 from mmfl.files import digest, file_sha256, write_json, write_text
+from mmfl.intact import digests
 from mmfl.params.imagery import Imagery
 
 Row = tuple[str, int, str]
 
 
 PARALLEL = 4  # files or images fetched at a time
+TABLES = ("files.csv", SCENES)  # listed by digest in root.json
 IMAGERY = "imagery"  # the folder of the images in the archive's root
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ def run(
     extract: bool = False,
     pause: float = 1.0,
 ) -> None:
-    """Write `out/files.csv` (name, bytes, sha256) and `out/root.json` (where the archive lies).
+    """Write `out/files.csv` (name, bytes, sha256) and `out/root.json` (where it lies).
 
     `out/scenes.csv` lists every tile's scenes (`mmfl.fetch.stac.imagery`); it has no rows where the
     archive brings its images. It is written before a failed image ends the step, too.
@@ -86,7 +88,8 @@ def run(
     writer.writerow(("name", "bytes", "sha256"))
     writer.writerows(rows)
     write_text(out / "files.csv", text.getvalue())
-    write_json(out / "root.json", {"root": _relative(root)})
+    listed = digests(out, TABLES)
+    write_json(out / "root.json", {"root": _relative(root), "files": listed})
 
 
 def _fetched(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from mmfl import sealed
 from mmfl.clients.manifest import content_hash, read_manifest
 from mmfl.errors import UserError
 from mmfl.evaluation.geotiff import file_names, whole_folder, write_class_map
@@ -31,13 +32,14 @@ from mmfl.federation.devices import devices
 from mmfl.federation.setup import build_network, build_strategy
 from mmfl.federation.task import shown_policy
 from mmfl.federation.tiles import TileData, open_data
-from mmfl.files import atomic, read_json
-from mmfl.intact import Watch
+from mmfl.files import atomic, write_json
+from mmfl.intact import digests
 from mmfl.models.ensemble import Ensemble
 from mmfl.params import Params, RunSpec, find_entry, parts, resolve, runs_of
 from mmfl.strategies.base import POLICIES, Server, Strategy
 
 log = logging.getLogger(__name__)
+MAPS = "predictions"  # the folder of the GeoTIFFs
 WHOLE = "all"  # the model of all clients, in `predictions.parquet`
 UNSEEN = "unseen"  # state of a prediction where a model sees nothing of a location
 
@@ -64,58 +66,35 @@ def run(
     data.store.of(archive)
     data.preload()
     for spec in runs_of(params, archive, item):
-        described = described_run(trained / spec.path, spec)
-        if described.get("patches_digest") != data.store.sha256:
+        found = sealed.trained(trained / spec.path, asdict(spec))
+        if found.described.get("patches_digest") != data.store.sha256:
             raise UserError(
                 f"{trained / spec.path}: trained on other patches than those in {patches}; "
                 "run train again"
             )
-        if described.get("partition_sha256") != content_hash(frame):
+        if found.described.get("partition_sha256") != content_hash(frame):
             raise UserError(
                 f"{trained / spec.path}: trained on another partition than {manifest}; "
                 "run train again"
             )
         with devices(device, gpus) as chosen:
-            evaluate_one(spec, own, data, described, trained, out, chosen[0])
-
-
-def described_run(folder: Path, spec: RunSpec) -> dict[str, Any]:
-    """A run's `run.json`.
-
-    Raises:
-        UserError: it is of another run, as where folders were exchanged, or lists no digests.
-    """
-    path = folder / "run.json"
-    described = read_json(path, "train")
-    for key in ("archive", "clients", "method", "variant", "seed"):
-        if described.get(key) != getattr(spec, key):
-            raise UserError(
-                f"{path}: {key}: found {described.get(key)}, expected {getattr(spec, key)}; run "
-                "train again"
-            )
-    if not isinstance(described.get("files"), dict):
-        raise UserError(f"{path}: lists no digests of its files; run train again")
-    return described
+            evaluate_one(spec, own, data, found, out, chosen[0])
 
 
 def evaluate_one(
     spec: RunSpec,
     params: Params,
     data: Data,
-    described: dict,
-    trained: Path,
+    run: sealed.Sealed,
     out: Path,
     device: torch.device,
 ) -> None:
     """Score one seed: union test set under both shared policies, own patches under all three."""
     name = "model" if params.evaluate.round == "last" else "best"
-    model = trained / spec.path / f"{name}.safetensors"
-    watch = Watch("run train again")
-    watch.check({model: str(described["files"][model.name])})
-    server, _ = checkpoint.read(model)
+    server, _ = checkpoint.read(run.check(f"{name}.safetensors"))
     network = build_network(spec.method, params, len(data.classes), data.task).to(device)
     strategy = build_strategy(spec.method, params, network, data)
-    normaliser = Normaliser(_statistics(described), data)
+    normaliser = Normaliser(_statistics(run.described), data)
     overlap = params.evaluate.overlap
     bench = build_bench(network, data, normaliser, params, device, overlap)
     test = data.splits.get("test", np.empty(0, np.int64))
@@ -162,8 +141,8 @@ def evaluate_one(
             "scores.csv says diverged", spec.path,
         )  # fmt: skip
     data.unchanged()
-    watch.unchanged()
-    _write(out / spec.path, rows, predictions)
+    run.watch.unchanged()
+    _write(out / spec.path, run, rows, predictions)
 
 
 def _names(ensembles: Sequence[Ensemble], data: Data) -> list[str]:
@@ -246,7 +225,7 @@ def _class_maps(
     names = file_names(bench.pairs[test].tolist())
     complete = np.all([held[test] for held in data.present.values()], axis=0)
     tables = []
-    with whole_folder(folder / "predictions") as temporary:
+    with whole_folder(folder / MAPS) as temporary:
         for model, ensemble in models.items():
             files = names if len(models) == 1 else [f"{model}/{name}" for name in names]
             (temporary / files[0]).parent.mkdir(exist_ok=True)
@@ -268,7 +247,8 @@ def _class_maps(
     return tables
 
 
-def _write(folder: Path, rows: list[dict], predictions: pd.DataFrame) -> None:
+def _write(folder: Path, run: sealed.Sealed, rows: list[dict], predictions: pd.DataFrame) -> None:
+    """scores.csv, predictions.parquet, and last the digests of all files and of the run."""
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     for column in ("rate", "patches", "classes", "models", "models_asked"):
         frame[column] = frame[column].astype("Int64")
@@ -276,3 +256,6 @@ def _write(folder: Path, rows: list[dict], predictions: pd.DataFrame) -> None:
         frame.to_csv(temporary, index=False, lineterminator="\n")
     with atomic(folder / "predictions.parquet") as temporary:
         predictions.to_parquet(temporary, index=False)
+    maps = [f"{MAPS}/{name}" for name in predictions.get("file", ())]
+    listed = digests(folder, ["scores.csv", "predictions.parquet", *maps])
+    write_json(folder / sealed.EVALUATION, {"run": run.sha256, "files": listed})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import textwrap
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ from mmfl.reporting.gather import (
     read_measured,
     read_rounds,
     read_scores,
+    run_of,
     runs_frame,
+    scores_of,
 )
 from mmfl.reporting.layout import Table
 from mmfl.reporting.partition import CAPTION
@@ -86,24 +88,19 @@ def run_page(params: Params, archive: str, params_file: Path) -> None:
         gallery=load_gallery(
             patches,
             params.report.gallery,
-            predictions=(shown or own[0])["predictions"],
+            predictions=scores_of(shown or own[0]),
             run=said,
         ),
     )
 
 
 def described_runs(params: Params, archive: str) -> list[Run]:
-    """The runs of the parameters with the files that describe them."""
+    """The runs of the parameters with the folders that hold them."""
     return [
         {
-            "method": spec.method,
-            "variant": spec.variant,
-            "label": spec.label,
-            "seed": spec.seed,
-            "scores": Path("scores", spec.path, "scores.csv"),
-            "predictions": Path("scores", spec.path, "predictions.parquet"),
-            "rounds": Path("runs", spec.path, "rounds.csv"),
-            "run": Path("runs", spec.path, "run.json"),
+            **asdict(spec),
+            "scores": Path("scores", spec.path),
+            "run": Path("runs", spec.path),
         }
         for spec in runs(params, archive)
     ]
@@ -120,11 +117,12 @@ def tables_of(
     """Write tables/, figures/ and metrics.json; `out` is replaced as a whole.
 
     Raises:
-        UserError: a run's file is missing or unreadable, or the baseline is not among the runs.
+        UserError: a run's file is missing, damaged or of another run, or the baseline is
+            not among the runs.
     """
     if baseline not in {key(item) for item in runs}:
         raise UserError(f"report.baseline: found {baseline}, expected one of the trained methods")
-    described = [read_json(item["run"], "train") for item in runs]
+    described = [run_of(item).described for item in runs]
     scores = read_scores(runs)
     rounds = read_rounds(runs)
     lost = diverged_seeds(runs, described, scores)

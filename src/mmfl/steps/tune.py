@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
+from mmfl import sealed
 from mmfl.errors import UserError
 from mmfl.files import atomic, write_text
 from mmfl.params import MethodEntry, Params, runs_of, trials, variant
@@ -26,7 +28,8 @@ def run(params: Params, archive: str, *, trained: Path, out: Path) -> None:
     the seeds. The test split is not looked at.
 
     Raises:
-        UserError: there are no trials, or no trial of a method has a validation score.
+        UserError: there are no trials, or no trial of a method has a validation score; a run is
+            missing or damaged.
     """
     if not trials(params):
         raise UserError(
@@ -85,11 +88,7 @@ def _last(params: Params, archive: str, trained: Path, item: MethodEntry) -> tup
     """Mean over seeds, NaN where one has no score; and which of them diverged."""
     found, diverged = [], []
     for spec in runs_of(params, archive, item):
-        path = trained / spec.path / "rounds.csv"
-        try:
-            rounds = pd.read_csv(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not readable ({error}); run train") from None
+        rounds = sealed.trained(trained / spec.path, asdict(spec)).table("rounds.csv")
         server = rounds[rounds["client"] == "server"]
         found.append(float(server["val_score"].iloc[-1]))
         lost = server["round"][server["state"] == DIVERGED]
