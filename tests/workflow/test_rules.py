@@ -74,7 +74,7 @@ def test_another_parameter_file_replaces_the_first(fresh: Project, tmp_path: Pat
     [
         (
             ["--configfile", "bad.yaml"],
-            r"mmfl: .*bad\.yaml: unknown key train\.round; did you mean",
+            r"mmfl: .*bad\.yaml:1: unknown key train\.round; did you mean",
         ),
         (["--config", "rounds=3"], r"mmfl: --config: found rounds; .*use --configfile"),
     ],
