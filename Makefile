@@ -33,6 +33,7 @@ $(READY): requirements.lock pyproject.toml
 
 ifeq ($(PARAMS),params.yaml)
 reproduce: $(READY)
+	@python workflow/scripts/stage.py start all
 	dvc repro
 	@python workflow/scripts/stage.py page all
 	@mmfl headline --params data/start/params.yaml

@@ -183,6 +183,26 @@ def test_repro_then_nothing_then_only_what_changed(fresh: Project, tmp_path: Pat
     assert repeated.ran() == set(), "and what came out the same re-runs nothing"
 
 
+@pytest.mark.parametrize("key", ["archives", "partition.scenario", "partition.seed"])
+def test_what_dvc_names_its_outputs_by_is_written_out(
+    fresh: Project, tmp_path: Path, key: str
+) -> None:
+    project = fresh.copy(tmp_path / "short")
+    params = yaml.safe_load((project.folder / "params.yaml").read_text())
+    section, _, name = key.partition(".")
+    if name:
+        params[section].pop(name)
+    else:
+        params.pop(section)
+    (project.folder / "params.yaml").write_text(yaml.safe_dump(params))
+    command = [sys.executable, "workflow/scripts/stage.py", "start", "all"]
+    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"mmfl: params.yaml: {key} is not written out")
+    assert done.stderr.count("\n") == 1
+    assert not (project.folder / "data/start").exists()
+
+
 def test_an_edit_during_a_run_belongs_to_the_next(fresh: Project, tmp_path: Path) -> None:
     """The lock of a run has the digests of its own values, and its models are those."""
     project = fresh.copy(tmp_path / "while")

@@ -34,6 +34,7 @@ from mmfl.params import Params  # noqa: E402
 from mmfl.workflow import every  # noqa: E402
 
 START = Path("data/start")
+NAMED = ((None, "archives"), *(("partition", key) for key in ("scenario", "assignment", "seed")))
 HELPERS = {"download": ["simulate"]}
 TRIGGERS = ["params", "code", "input", "software-env"]
 
@@ -68,8 +69,20 @@ def forced() -> bool:
 
 
 def keep_start() -> None:
-    """Write what a run starts with; other archives of an earlier one go."""
+    """Write what a run starts with; other archives of an earlier one go.
+
+    Raises:
+        UserError: the parameters are wrong, or do not say what DVC names its outputs by.
+    """
     copy, params = frozen.freeze("params.yaml")
+    for section, key in NAMED:
+        values = params if section is None else getattr(params, section)
+        if key not in values.model_fields_set:
+            name = key if section is None else f"{section}.{key}"
+            raise UserError(
+                f"params.yaml: {name} is not written out, and DVC names its outputs by it; add its "
+                f"default, {getattr(values, key)!r}, or use snakemake --cores 2"
+            )
     for old in START.glob("*.json"):
         if old.stem not in params.archives:
             old.unlink()
