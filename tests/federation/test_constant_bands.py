@@ -69,6 +69,17 @@ def test_what_is_constant(origin, value):
     assert not moments([x], np.array([origin])).constant.any()
 
 
+@pytest.mark.parametrize("origin", [1000.0, 0.0, 3000.0])
+def test_rounding_is_no_deviation(origin):
+    """A float32 of 1,000 is known to 6e-5: the next number beside it tells nothing."""
+    value = np.float32(1000)
+    x = torch.full((2, 1, 8, 8), float(value))
+    x[1] = float(np.nextafter(value, np.float32(np.inf)))
+    assert moments([x], np.array([origin])).constant.all()
+    x[1] = float(value) + 0.1
+    assert not moments([x], np.array([origin])).constant.any()
+
+
 def test_training_locations_alone_are_counted(store):
     """Whatever the others hold."""
     data = data_of(

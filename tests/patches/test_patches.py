@@ -219,6 +219,37 @@ def test_bright_pixels_travel_whole(store):
     assert found.max() == 65_535 and found.min() == 40_000
 
 
+@pytest.mark.parametrize("size", [60, 120, 90])
+def test_gaps_of_bands_of_several_resolutions(store, size):
+    """Each band has its own value for gaps or none, wherever it stands in a batch."""
+    nodata = {"B02": 100, "B05": 101, "B12": 102}
+    path = store[0] / "s2" / "modality.json"
+    described = json.loads(path.read_text())
+    for band in described["bands"]:
+        band["nodata"] = nodata.get(band["name"])
+    path.write_text(json.dumps(described))
+    seal(store[0])
+    names = ["B12", "B04", "B05", "B02", "B8A"]
+    rows, expected = np.array([7, 0, 3]), []
+    for name in names:
+        metres = 10 if name in ("B02", "B04") else 20
+        stored = ["B02", "B03", "B04", "B08"] if metres == 10 else [
+            "B05", "B06", "B07", "B8A", "B11", "B12"
+        ]  # fmt: skip
+        raw = np.load(store[0] / f"s2/{metres}m-00000.npy")[rows, stored.index(name)]
+        x = torch.from_numpy(np.where(raw == nodata.get(name, -1), np.nan, raw.astype(np.float32)))
+        shrinks = len(raw[0]) > size
+        expected.append(x if len(raw[0]) == size else F.interpolate(
+            x[:, None], (size, size), mode="bilinear", antialias=shrinks)[:, 0])  # fmt: skip
+    expected = torch.stack(expected, 1)
+    gaps = expected.isnan().sum((0, 2, 3))
+    assert (gaps > 0).tolist() == [name in nodata for name in names]
+    images = Images(Patches(store[0] / "s2"), names, size)
+    native = images.assemble(images.native(rows, images.buffers(3)))
+    for found in (images.batch(rows), native):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize(
     ("q", "bands", "expected"),
     [
@@ -265,7 +296,10 @@ def test_shard_of_another_shape_or_with_objects_is_refused(store):
     """Also where its digest fits: the description is then of another one."""
     path = store[0] / "s1" / "10m-00000.npy"
     pixels = np.load(path)
-    for wrong in (pixels[:-1], pixels.astype(np.float64), pixels[:2].astype(object)):
+    for wrong in (
+        pixels[:-1], pixels.astype(np.float64), pixels[:2].astype(object),
+        np.asfortranarray(pixels), pixels.astype(">f4"), pixels.view(np.int32),
+    ):  # fmt: skip
         np.save(path, wrong, allow_pickle=True)
         seal(store[0], "patches")
         with pytest.raises(
@@ -321,6 +355,13 @@ def test_moments_by_hand():
         np.testing.assert_allclose(found.std, np.sqrt(14 / 3))
 
 
+def test_rounding_below_no_variance_is_none():
+    """A sum of squares that lost its last digit."""
+    squares = np.nextafter(np.array([0.01]), 0)
+    found = Moments(np.array([1]), np.array([0.1]), squares, np.zeros(1))
+    assert found.std.tolist() == [0] and found.constant.all()
+
+
 def test_symmetries_are_the_eight_of_the_square():
     image = np.arange(9).reshape(1, 3, 3)
     found = {symmetry(image, code).tobytes() for code in range(8)}
@@ -346,6 +387,27 @@ def test_augmentation_is_keyed_and_keeps_pixels():
     assert torch.equal(one.flatten(2).sort(2).values, x.flatten(2))
     many = turns(np.arange(4000).astype(str), seed=0, epoch=0)
     assert set(many) == set(range(8)) and np.bincount(many).min() > 400
+
+
+def test_turns_are_the_same_on_every_day():
+    """The last three bits of the first byte that `printf 3/augment/5/p0 | sha256sum` prints."""
+    pairs = np.array([f"p{i}" for i in range(12)], object)
+    assert turns(pairs, seed=3, epoch=5).tolist() == [7, 2, 4, 0, 0, 5, 5, 2, 5, 3, 3, 7]
+    others = [turns(pairs, seed=s, epoch=e).tolist() for s, e in ((3, 5), (5, 3), (3, 6), (4, 5))]
+    assert len(set(map(tuple, others))) == 4
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (0, [[1, 2], [3, 4]]), (1, [[3, 4], [1, 2]]), (2, [[2, 1], [4, 3]]),
+        (3, [[4, 3], [2, 1]]), (4, [[1, 3], [2, 4]]), (5, [[2, 4], [1, 3]]),
+        (6, [[3, 1], [4, 2]]), (7, [[4, 2], [3, 1]]),
+    ],
+)  # fmt: skip
+def test_symmetries_by_hand(code, expected):
+    """Bit 2 swaps rows and columns, then bit 0 flips rows and bit 1 columns."""
+    assert symmetry(np.array([[[1, 2], [3, 4]]]), code).tolist() == [expected]
 
 
 @given(st.integers(1, 200), st.integers(2, 40))

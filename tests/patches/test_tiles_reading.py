@@ -116,15 +116,16 @@ def test_infinite_values_are_gaps(tmp_path):
     assert np.isfinite(found.sum).all()
 
 
+@pytest.mark.parametrize("width", [16, 24])
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2], [1], [2, 0]])
-def test_each_band_has_its_own_value_for_gaps(tmp_path, order):
+def test_each_band_has_its_own_value_for_gaps(tmp_path, order, width):
     """Or none: then the same number is a measurement."""
     nodata = [0.0, None, 7.0, np.nan]
     bands = tuple(
         Band(f"b{i}", 10, None, "float32", nodata=None if v != v else v, gaps=v is not None)
         for i, v in enumerate(nodata)
     )
-    pixels = np.random.default_rng(1).choice([0.0, 1.0, 7.0], (4, 16, 16)).astype(np.float32)
+    pixels = np.random.default_rng(1).choice([0.0, 1.0, 7.0], (4, 16, width)).astype(np.float32)
     pixels[3, :2] = np.nan
 
     class Mixed(type(ARCHIVE)):
@@ -132,7 +133,7 @@ def test_each_band_has_its_own_value_for_gaps(tmp_path, order):
             return pixels[int(band[1])]
 
         def shape(self, root, modality, patch):
-            return 16, 16
+            return 16, width
 
     fields = {name: getattr(ARCHIVE, name) for name in ARCHIVE.__dataclass_fields__}
     archive = Mixed(**fields | {"modalities": {"q": Modality("q", bands)}, "count": 2})
@@ -143,10 +144,38 @@ def test_each_band_has_its_own_value_for_gaps(tmp_path, order):
     names = [f"b{i}" for i in order]
     tiles = Tiles(store, names)
     assert same(tiles.tile(0), expected)
-    assert same(tiles.window(1, (16, 16), (3, 4), 9), expected[:, 3:12, 4:13])
-    wider = F.interpolate(torch.from_numpy(expected)[None], (24, 20), mode="bilinear")[0]
-    assert same(tiles.tile(0, (24, 20)), wider)
-    assert same(Images(store, names, 16).batch(np.array([1, 0])), np.stack([expected] * 2))
+    assert same(tiles.window(1, (16, width), (3, 4), 9), expected[:, 3:12, 4:13])
+    for shape in ((24, 28), (16, 28), (24, width)):
+        wider = F.interpolate(torch.from_numpy(expected)[None], shape, mode="bilinear")[0]
+        assert same(tiles.tile(0, shape), wider)
+        assert same(tiles.window(1, shape, (3, 4), 9), wider[:, 3:12, 4:13])
+    if width == 16:
+        assert same(Images(store, names, 16).batch(np.array([1, 0])), np.stack([expected] * 2))
+    for size in (16, 10, 24):  # read as they are stored, completed on a device
+        images = Images(store, names, size)
+        native = images.native(np.array([1, 0]), images.buffers(2))
+        kept = [part.clone() for part in native]
+        assert same(images.assemble(kept), images.batch(np.array([1, 0])))
+
+
+@pytest.mark.parametrize("names", [["B05", "B02", "B01", "B03"], ["B01", "B11"], ["B01"]])
+def test_a_tile_has_the_grid_of_its_finest_bands(store, names):
+    """Bands of 10, 20 and 60 m, 120, 60 and 20 px wide, each at its place."""
+    stored = {10: ["B02", "B03"], 20: ["B05", "B06", "B07", "B8A", "B11"], 60: ["B01"]}
+    files = {name: (f"s2/{m}m-00000.npy", i) for m in stored for i, name in enumerate(stored[m])}
+    native = []
+    for name in names:
+        file, channel = files[name]
+        native.append(np.load(store[0] / file)[5, channel].astype(np.float32))
+    finest = max(x.shape for x in native)
+    expected = torch.cat(
+        [F.interpolate(torch.from_numpy(x)[None, None], finest, mode="bilinear") for x in native], 1
+    )[0]
+    tiles = Tiles(Patches(store[0] / "s2"), names)
+    assert tiles.shape(5) == finest
+    torch.testing.assert_close(tiles.tile(5), expected, rtol=1e-6, atol=0)
+    found = tiles.window(5, finest, (2, 7), 11)
+    torch.testing.assert_close(found, expected[:, 2:13, 7:18], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("q", list(TILE_BANDS))
