@@ -15,6 +15,7 @@ from mmfl.evaluation.bootstrap import mean_iou
 from mmfl.params import load
 from mmfl.params.tasks import TASKS
 from mmfl.patches.faults import COLUMNS
+from mmfl.patches.labels import write_store
 from mmfl.reporting import layout
 from mmfl.reporting.gallery import Gallery, Location, Tile
 from mmfl.reporting.gather import key, policy_scores, read_confusions, read_scores
@@ -351,6 +352,7 @@ def test_pages_of_one_parameter_file_link_to_one_another(tmp_path, monkeypatch):
         labels = Path("data/patches", archive, "labels")
         labels.mkdir(parents=True)
         (labels / "skipped.csv").write_text(",".join(COLUMNS) + "\n")
+        write_store(labels.parent, archive)
         params = load(Path("params.yaml")).of(archive)
         report.run(params, archive)
         report.run_page(params, archive, Path("params.yaml"))
@@ -358,6 +360,10 @@ def test_pages_of_one_parameter_file_link_to_one_another(tmp_path, monkeypatch):
         page = Outside()
         page.feed(Path(f"page/{archive}.html").read_text())
         assert page.found == [f"a href={other}.html"]
+    with (labels / "skipped.csv").open("a") as handle:
+        handle.write("s2,patch-1,file.tif,cut off\n")
+    with pytest.raises(UserError, match=r"labels/skipped\.csv: damaged: .* writes it again$"):
+        report.run_page(params, archive, Path("params.yaml"))
 
 
 def test_p_values_are_paired_by_seed_and_corrected_within_their_question(made, tmp_path):

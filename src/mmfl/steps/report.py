@@ -19,6 +19,7 @@ from mmfl.files import read_json, write_json, write_text
 from mmfl.params import SIMULATED, Params, clients_name, load, runs
 from mmfl.params.tasks import TASKS, Task
 from mmfl.patches.faults import COLUMNS, SKIPPED, read_skipped
+from mmfl.patches.labels import LABELS, Store
 from mmfl.reporting import album, layout, page, tables, texts, writers
 from mmfl.reporting.gallery import Gallery
 from mmfl.reporting.gather import (
@@ -69,6 +70,7 @@ def run_page(params: Params, archive: str, params_file: Path) -> None:
     if shown is not None:
         said = f"predictions: {shown['label']}, seed {shown['seed']}"
     patches = Path("data/patches", archive)
+    Store(patches).of(archive).content(f"{LABELS}/{SKIPPED}")
     write_page(
         archive=archive,
         clients=clients,
@@ -84,7 +86,7 @@ def run_page(params: Params, archive: str, params_file: Path) -> None:
         others=[name for name in load(params_file).archives if name != archive],
         partition=Path("data/clients", archive, f"{clients}.parquet"),
         attended=read_rounds(own),
-        skipped=read_skipped(patches / "labels" / SKIPPED),
+        skipped=read_skipped(patches / LABELS / SKIPPED),
         gallery=load_gallery(
             patches,
             params.report.gallery,
