@@ -425,3 +425,17 @@ def test_patterns():
     present = {"s1": np.array([1, 1, 0, 0], bool), "s2": np.array([1, 0, 1, 0], bool)}
     found = {members: rows.tolist() for members, rows in patterns(present)}
     assert found == {("s1",): [1], ("s2",): [2], ("s1", "s2"): [0]}
+
+
+def test_batches_by_hand():
+    """A last batch of two stays; a last one of one joins the batch before."""
+    assert batches(10, 4) == [slice(0, 4), slice(4, 8), slice(8, 10)]
+    assert batches(9, 4) == [slice(0, 4), slice(4, 9)]
+    assert batches(8, 4) == [slice(0, 4), slice(4, 8)]
+
+
+def test_patterns_come_in_one_order():
+    """Whatever the order in which the modalities are named."""
+    present = {"s2": np.array([1, 0, 1], bool), "s1": np.array([0, 1, 1], bool)}
+    found = [(members, rows.tolist()) for members, rows in patterns(present)]
+    assert found == [(("s1",), [1]), (("s2",), [0]), (("s1", "s2"), [2])]
