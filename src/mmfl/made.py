@@ -79,11 +79,15 @@ def jobs(step: str, params: Params, archive: str) -> list[Job]:
             [f"results/{where}/{name}" for name in ("tables", "figures", "metrics.json")],
         ),
     }[step]
-    source = code.digest(step)
-    if step == "download" and archive in SIMULATED:
-        source += code.digest("simulate")
     values, outputs = step_values(params, step, archive), every(step, params, archive)
+    source = code_of(step, archive)
     return [Job(step, values, source, inputs, outputs, [Path(name) for name in names])]
+
+
+def code_of(step: str, archive: str, source: Path = code.SOURCE) -> str:
+    """Digest of the code of a step; that of a simulated archive decides its files, too."""
+    drawn = step == "download" and archive in SIMULATED
+    return code.digest(step, source) + (code.digest("simulate", source) if drawn else "")
 
 
 def start(params: Params, archive: str) -> dict[str, dict[str, str]]:

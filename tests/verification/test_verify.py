@@ -245,7 +245,7 @@ def archive_gone(clone):
 
 
 def other_code(clone):
-    edit(clone.folder / "src/mmfl/federation/loop.py", "import math", "import math  # edited")
+    edit(clone.folder / "src/mmfl/federation/loop.py", "import math", "import math\n\nEDITED = 1")
 
 
 def stale_lock(clone):

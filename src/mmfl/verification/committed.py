@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from mmfl import code
+from mmfl import made
 from mmfl.code import STEPS
 from mmfl.errors import UserError
 
@@ -66,13 +66,13 @@ class Revision:
         """A file's bytes, or None if the revision has no such file."""
         return _git("show", f"{self.commit}:./{path}")
 
-    def code(self, step: str) -> str:
+    def code(self, step: str, archive: str) -> str:
         """Digest of the code of a step in the revision (`mmfl.code`)."""
         data = _git("archive", self.commit, "src") or b""
         with tempfile.TemporaryDirectory() as folder:
             with tarfile.open(fileobj=io.BytesIO(data)) as tar:
                 tar.extractall(folder, filter="data")
-            return code.digest(step, Path(folder, "src"))
+            return made.code_of(step, archive, Path(folder, "src"))
 
     def files(self, folder: str) -> list[str]:
         """The files below a folder, or the file itself."""

@@ -111,9 +111,9 @@ def _same_start(stages: list[Stage], revision: Revision) -> int:
     Raises:
         UserError: the parameters or the code here are not those that the lock lists.
     """
-    params = load(PARAMS)
+    params, source = load(PARAMS), Path("src").resolve()
     here = {archive: made.start(params, archive) for archive in params.archives}
-    other: list[str] = []
+    other: list[Stage] = []
     for stage in stages:
         expected = stage.params.get(f"{START}/{stage.archive}.json", {}).get(stage.step)
         if not isinstance(expected, dict):
@@ -128,11 +128,12 @@ def _same_start(stages: list[Stage], revision: Revision) -> int:
                 f"({stage.step} of {stage.archive}); restore them and run dvc repro, or name "
                 "another revision with --against"
             )
-        if now["code"] != expected["code"]:
-            other.append(stage.step)
+        if made.code_of(stage.step, stage.archive, source) != expected["code"]:
+            other.append(stage)
     if other:
-        steps = ", ".join(dict.fromkeys(other))
-        if revision.code(other[0]) == code.digest(other[0]):
+        steps = ", ".join(dict.fromkeys(stage.step for stage in other))
+        step, archive = other[0].step, other[0].archive
+        if revision.code(step, archive) == made.code_of(step, archive, source):
             remedy = (
                 f"{LOCK} is older than the code that is committed with it: run dvc repro in "
                 f"{revision} and commit, or name the revision of the lock with --against"
@@ -142,7 +143,7 @@ def _same_start(stages: list[Stage], revision: Revision) -> int:
         raise UserError(
             f"code: src/mmfl differs from that of {LOCK} in {revision} for {steps}; {remedy}"
         )
-    return len({name for step in code.STEPS for name in code.modules(step)})
+    return len({name for step in code.STEPS for name in code.modules(step, source)})
 
 
 def _edited(revision: Revision) -> str:
