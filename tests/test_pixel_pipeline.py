@@ -229,8 +229,16 @@ def test_maps_and_confusion_matrices_are_those_of_an_independent_implementation(
         np.testing.assert_array_equal(row["confusion"].reshape(3, 3), counted)
 
 
+def covering(length: int) -> np.ndarray:
+    """Where the fewest windows that cover a side begin, evenly spaced."""
+    return np.rint(np.linspace(0, max(length - SIZE, 0), -(-length // SIZE))).astype(int)
+
+
 def test_normalisation_is_numpys(chips):
-    """run.json's statistics from the files: training chips, each once, without gaps."""
+    """run.json's statistics from the files: the windows of training chips as the network gets them.
+
+    A window counts as often as it is trained on, once; a chip that is smaller is mirrored.
+    """
     table = pd.read_csv(chips / "chips.csv").set_index("id")
     described = json.loads(next(chips.glob("runs/chips/*/mf/default/seed-1/run.json")).read_text())
     for q in ("s1", "s2"):
@@ -238,7 +246,12 @@ def test_normalisation_is_numpys(chips):
         for name in table.index[table["split"] == "train"]:
             images, _ = files_of(chips, name)
             if q in images:
-                pixels.append(images[q].reshape(len(images[q]), -1))
+                height, width = images[q].shape[1:]
+                edges = ((0, 0), (0, max(0, SIZE - height)), (0, max(0, SIZE - width)))
+                whole = np.pad(images[q], edges, mode="reflect")
+                for top, left in itertools.product(covering(height), covering(width)):
+                    window = whole[:, top : top + SIZE, left : left + SIZE]
+                    pixels.append(window.reshape(len(window), -1))
         flat = np.concatenate(pixels, axis=1)
         mean, std = described["statistics"][q]["all"]
         np.testing.assert_allclose(mean, np.nanmean(flat, axis=1), rtol=1e-6)

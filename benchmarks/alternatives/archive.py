@@ -29,8 +29,8 @@ ARABLE = 211  # the CORINE code of a map that is written where the archive has n
 class Pairs:
     """Pairs that have both modalities, as an archive and as shards.
 
-    `root` is a folder in BigEarthNet v2's layout that holds these pairs alone, every one in the
-    split `train`; `shards` is what `split` makes of it.
+    `root` is a folder in BigEarthNet v2's layout that holds these pairs, every one in the split
+    `train`, and one more in `test`, which `split` wants; `shards` is what it makes of them.
     """
 
     root: Path
@@ -43,8 +43,9 @@ class Pairs:
 
     @cached_property
     def names(self) -> np.ndarray:
-        """(N,) names of the pairs, sorted."""
-        return self.patches["s2"].pairs
+        """(N,) names of the pairs in the split `train`, sorted."""
+        index = self.patches["s2"].index
+        return np.sort(index["pair"][index["split"] == "train"].to_numpy())
 
     @cached_property
     def bands(self) -> dict[str, list[str]]:
@@ -117,7 +118,9 @@ def prepare(source: Path, folder: Path, count: int) -> Pairs:
     archive, root = get(NAME), folder / "archive"
     table = archive.metadata(source)
     table = table[table["s1"].notna() & table["s2"].notna()]
-    chosen = table.sample(min(count, len(table)), random_state=0).sort_values("pair")
+    chosen = table.sample(min(count + 1, len(table)), random_state=0)
+    test = chosen["pair"].iloc[-1]
+    chosen = chosen.sort_values("pair")
     for q in archive.modalities:
         for patch in chosen[q]:
             own = archive.patch_folder(source, q, patch)
@@ -125,7 +128,9 @@ def prepare(source: Path, folder: Path, count: int) -> Pairs:
     for patch in chosen["s2"]:
         _map(source, root, patch)
     known = pd.read_parquet(source / METADATA)
-    known[known["patch_id"].isin(chosen["pair"])].assign(split="train").to_parquet(root / METADATA)
+    known = known[known["patch_id"].isin(chosen["pair"])]
+    split_of = known["patch_id"].map(lambda pair: "test" if pair == test else "train")
+    known.assign(split=split_of).to_parquet(root / METADATA)
     with contextlib.redirect_stderr(io.StringIO()):  # the progress bar
         split.run(
             NAME, root=root, out=folder / "shards", store=folder / "store",

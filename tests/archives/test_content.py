@@ -142,6 +142,6 @@ def test_a_header_that_claims_any_size(tmp_path, on_error):
         listed = read_skipped(tmp_path / "out/labels/skipped.csv")
         assert listed[["modality", "patch"]].to_numpy().tolist() == [["s2", "p2"]]
         return
-    with pytest.raises(UserError, match=r"p2\.tif: is 500,000 x 500,000 pixels, 1,000 GB in 2"):
+    with pytest.raises(UserError, match=r"p2\.tif: is 2 x 500,000 x 500,000 uint16, 1,000\.0 GB"):
         split.run("my", **where, **choice)
     assert not (tmp_path / "out").exists()

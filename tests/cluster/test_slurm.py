@@ -301,7 +301,11 @@ def test_check_says_each_fault_in_a_line(
         (["--profile", "nowhere"], {}, r"nowhere/profile.yaml: found .*No such file"),
         (["--profile", "profiles/default"], {}, r".*executor: found None, expected slurm"),
         ([], {"PATH": "/nonexistent"}, r"sbatch: not on the PATH"),
-        (["--params", "bad.yaml"], {}, r".*bad.yaml:1: unknown key train.round; did you mean rounds"),
+        (
+            ["--params", "bad.yaml"],
+            {},
+            r".*bad.yaml:1: unknown key train.round; did you mean",
+        ),
     ],
 )
 def test_check_that_cannot_check_ends_with_2(

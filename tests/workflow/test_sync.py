@@ -15,7 +15,10 @@ import mmfl.steps.split
 import mmfl.steps.train
 import mmfl.units
 from mmfl import cli
+from mmfl.files import write_json
+from mmfl.intact import digests
 from mmfl.params import clients_name, load, runs
+from mmfl.patches.labels import write_store
 
 ARCHIVE = "simulated"
 
@@ -61,7 +64,10 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("content")
     (tmp_path / "raw").mkdir()
-    (tmp_path / f"data/raw/{ARCHIVE}/root.json").write_text('{"root": "raw"}')
+    raw = tmp_path / f"data/raw/{ARCHIVE}"
+    listed = digests(raw, ("files.csv", "scenes.csv"))
+    write_json(raw / "root.json", {"root": "raw", "files": listed})
+    write_store(tmp_path / "data/patches" / ARCHIVE, ARCHIVE)
     return tmp_path
 
 
