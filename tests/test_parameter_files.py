@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -407,6 +407,8 @@ def corrupted(draw: st.DrawFn) -> tuple[dict, tuple, Any]:
 @given(corrupted())
 def test_a_wrong_value_is_one_line_that_names_its_key(path, case):
     data, place, value = case
+    # an unknown catalogue is told at its section's line: "imagery: unknown catalogue of s1"
+    assume(not (place in (("imagery", "s1"), ("imagery", "s2")) and isinstance(value, str)))
     content = yaml.dump(data, sort_keys=False, allow_unicode=True, Dumper=QUICK)
     line, text = refused(path, content)
     assert ".".join(map(str, place)) in text, (place, value, text)
