@@ -27,7 +27,7 @@ def mmfl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("split: [\n", ["split"], "not readable as YAML"),
         (PARAMS, ["split", "--params", "."], ".: is a folder"),
         (PARAMS, ["split", "--archive", "simulated"], "--archive: found simulated"),
-        (PARAMS, ["split"], "run mmfl download first"),
+        (PARAMS, ["split"], "root.json: not found; run download first"),
         (PARAMS, ["partition"], "run mmfl split first"),
         (PARAMS, ["train", "--method", "mf"], "run mmfl split first"),
         (PARAMS + "download: {local: {bigearthnet-v2: nowhere}}\n", ["download"], "nowhere"),

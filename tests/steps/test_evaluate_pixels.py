@@ -306,6 +306,6 @@ def test_a_second_run_writes_the_same_bytes(scored, places, tmp_path):
     evaluate.run(parameters(), "bigearthnet-v2", "mf", "default", **places, out=tmp_path)
     again = next(tmp_path.rglob("mf/default/seed-1"))
     files = sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
-    assert len(files) == 2 + len(TEST)
+    assert len(files) == 3 + len(TEST)  # scores.csv, confusion or predictions, evaluation.json
     for file in files:
         assert (again / file).read_bytes() == (scored["mf"] / file).read_bytes()
