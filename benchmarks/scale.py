@@ -74,7 +74,8 @@ def named(count: int) -> list[Named]:
 
 def lay_out(folder: Path, count: int) -> None:
     """`folders` and `tars`: the same archive twice, with the tables in both."""
-    from mmfl.archives import get, simulated
+    from mmfl.archives import get
+    from mmfl.archives.simulation import simulated
     from mmfl.archives.simulation.files import BLOCK, member
     from mmfl.fetch.unpack import unpack
 

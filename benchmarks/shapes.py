@@ -30,12 +30,12 @@ import torch
 
 from mmfl import params as p
 from mmfl.errors import UserError
+from mmfl.facts.tasks import IGNORED
 from mmfl.federation.local_update import local_update
 from mmfl.federation.setup import assemble, build_network, require_two_images, tensor_infos
 from mmfl.federation.task import Step, classification_loss, pixel_loss, schedule
 from mmfl.federation.workers import deterministic
 from mmfl.models.network import Network, fewest_values, initialise
-from mmfl.params.tasks import IGNORED
 from mmfl.randomness import generator
 from mmfl.strategies.base import Batch, Client
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mmfl.archives.base import MASK, Archive, Band, Mask, Modality
-from mmfl.params.tasks import IGNORED
+from mmfl.facts.tasks import IGNORED
 from mmfl.patches.labels import write_store
 from mmfl.patches.writer import encode, write_labels
 

@@ -285,7 +285,7 @@ def test_what_a_page_names_is_there(page: Path, check: Callable[[str], list[str]
 BAD = """# A page
 See [gone](gone.md), [a heading](method.md#nowhere), [fine](method.md), `src/mmfl/nowhere.py` and
 `simulation/nothing.py`. `configs/<yours>.yaml` and `tests/cluster/` are fine, so is `MMFL_CACHE`,
-unlike `MMFL_CASH`, `mmfl.nowhere`, `mmfl.workflow.inputs` and `train.learning_speed: 3`.
+unlike `MMFL_CASH`, `mmfl.nowhere`, `mmfl.pipeline.jobs.inputs` and `train.learning_speed: 3`.
 
     mmfl trane --archive simulated
     mmfl train --speed 3
@@ -306,7 +306,7 @@ def test_what_is_not_there_is_found() -> None:
         "mmfl trane", "mmfl train --speed", "make everything",
         "workflow/scripts/docs_tables.py --verify",
     ]  # fmt: skip
-    assert unknown_names(BAD) == ["MMFL_CASH", "mmfl.nowhere", "mmfl.workflow.inputs"]
+    assert unknown_names(BAD) == ["MMFL_CASH", "mmfl.nowhere", "mmfl.pipeline.jobs.inputs"]
     assert unknown_parameters(BAD) == ["mim.wait", "train.learning_speed", "train.rouns"]
 
 

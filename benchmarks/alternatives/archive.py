@@ -15,7 +15,7 @@ import rasterio
 
 from mmfl.archives import Archive, get
 from mmfl.archives.bigearthnet_v2 import METADATA
-from mmfl.archives.simulated import generate
+from mmfl.archives.simulation.simulated import generate
 from mmfl.fetch.unpack import unpack
 from mmfl.patches.reader import Images, Patches
 from mmfl.steps import split

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from mmfl import frozen
 from mmfl.errors import UserError
 from mmfl.files import read_json, write_json
 from mmfl.params import Params, clients_name, load
+from mmfl.pipeline import frozen
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -33,9 +33,14 @@ REMEDIES = {errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.EROFS: RIGHT, errno.EA
 log = logging.getLogger(__name__)
 
 
-def _load(path: Path, archive: str, step: str) -> Params:
+def _load(
+    path: Path, archive: str, step: str, method: str | None = None, variant: str = "default"
+) -> Params:
     """The parameters that hold for an archive; those of a run in progress are its own."""
-    params = frozen.check(path, step) if frozen.is_frozen(path) else load(path)
+    if frozen.is_frozen(path):
+        params = frozen.check(path, step, archive, method, variant)
+    else:
+        params = load(path)
     if archive not in params.archives:
         known = ", ".join(params.archives)
         raise UserError(f"--archive: found {archive}, expected one of archives in {path}: {known}")
@@ -69,9 +74,9 @@ def split(
     archive: ARCHIVE, params: PARAMS = DEFAULT, workers: int = 1, fresh: FRESH = False
 ) -> None:
     """Encode an archive's patches into shards, each modality alone."""
+    from mmfl.pipeline.units import split_unit
     from mmfl.sealed import Sealed
     from mmfl.steps import split as step
-    from mmfl.units import split_unit
 
     chosen = _load(params, archive, "split")
     raw = Path("data/raw", archive)
@@ -131,7 +136,7 @@ def train(
     """Train every seed of a method; resumes at the last finished round."""
     from mmfl.steps import train as step
 
-    chosen = _load(params, archive, "train")
+    chosen = _load(params, archive, "train", method, variant)
     step.run(
         chosen,
         archive,
@@ -171,7 +176,7 @@ def evaluate(
     """Score every seed of a method: modality subsets, missing rates, classes, clients."""
     from mmfl.steps import evaluate as step
 
-    chosen = _load(params, archive, "evaluate")
+    chosen = _load(params, archive, "evaluate", method, variant)
     step.run(
         chosen,
         archive,
@@ -264,9 +269,9 @@ def schema(out: Path = Path("workflow/schemas/params.json")) -> None:
 def _download(params: Params, archive: str, out: Path, parallel: int = 4) -> None:
     """The download step."""
     from mmfl.params.archives import SIMULATED
+    from mmfl.pipeline.jobs import published
     from mmfl.steps import download as step
     from mmfl.steps.simulate import manifest_path
-    from mmfl.workflow import published
 
     local = params.folders.get(archive) or params.download.local.get(archive)
     step.run(

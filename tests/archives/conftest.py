@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from mmfl.archives.simulated import generate
+from mmfl.archives.simulation.simulated import generate
 
 
 def _samples(name: str) -> Path:

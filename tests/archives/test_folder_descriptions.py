@@ -16,7 +16,7 @@ from torch import nn
 
 from mmfl.archives import get
 from mmfl.errors import UserError
-from mmfl.params.description import TORCH, read_description
+from mmfl.facts.description import TORCH, read_description
 
 PIXEL = {
     "table": "t.csv",

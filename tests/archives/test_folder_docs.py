@@ -12,8 +12,8 @@ from sklearn.metrics import confusion_matrix
 from typer.testing import CliRunner
 
 from mmfl import cli
+from mmfl.facts.description import read_description
 from mmfl.params import load, trials
-from mmfl.params.description import read_description
 from mmfl.patches.reader import Patches
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/your-own-archive.md"

@@ -12,9 +12,9 @@ import yaml
 from scipy.special import digamma, polygamma
 
 from mmfl.archives import get
-from mmfl.archives.simulated import generate
 from mmfl.archives.simulation import facts, pixels
 from mmfl.archives.simulation.locations import PIXELS, draw_locations, stream, tile_corner
+from mmfl.archives.simulation.simulated import generate
 from mmfl.errors import UserError
 
 ARCHIVE = get("simulated")

@@ -13,10 +13,10 @@ from rasterio.warp import transform
 from mmfl.archives import get
 from mmfl.archives.dynamicworld import MODALITIES
 from mmfl.archives.dynamicworld.table import XLSX
-from mmfl.archives.simulated_tiles import COLUMNS, generate
 from mmfl.archives.simulation import facts, pixels, tile_facts, tiles
 from mmfl.archives.simulation.files import geotiff
 from mmfl.archives.simulation.locations import TILE_PIXELS, stream, tile_corner
+from mmfl.archives.simulation.simulated_tiles import COLUMNS, generate
 from mmfl.errors import UserError
 from mmfl.fetch.unpack import unpack
 from mmfl.params import Params
@@ -31,7 +31,7 @@ ARCHIVE = get("simulated-tiles")
 def made(tmp_path_factory):
     """Folder of a generated archive of 30 tiles, as downloaded."""
     out = tmp_path_factory.mktemp("tiles")
-    generate(out, tiles=30, size=45, seed=3, unpaired=0.3, workers=1)
+    generate(out, tiles=30, tile_size=45, seed=3, unpaired=0.3, workers=1)
     return out
 
 
@@ -103,7 +103,9 @@ def test_default_splits_and_classes(default):
 
 def test_default_is_drawn_with_every_class_in_every_split(default, tmp_path):
     s = default[1]
-    generate(tmp_path, tiles=s.tiles, size=s.tile_size, seed=s.seed, unpaired=s.unpaired, workers=1)
+    generate(
+        tmp_path, tiles=s.tiles, tile_size=s.tile_size, seed=s.seed, unpaired=s.unpaired, workers=1
+    )
     for name in ("Experts_tiles.zip", "validation_set_tiles.zip"):
         with zipfile.ZipFile(tmp_path / name) as source:
             source.extractall(tmp_path / "root")
@@ -140,7 +142,7 @@ def test_squares_are_those_of_the_grid_reference_system(default):
 
 
 def test_same_bytes_twice_and_with_two_processes(made, tmp_path):
-    generate(tmp_path, tiles=30, size=45, seed=3, unpaired=0.3, workers=2)
+    generate(tmp_path, tiles=30, tile_size=45, seed=3, unpaired=0.3, workers=2)
     names = sorted(path.name for path in made.iterdir())
     assert names == sorted(path.name for path in tmp_path.iterdir())
     for name in names:
@@ -159,7 +161,7 @@ def test_no_date_of_writing(made):
 
 
 def test_seed_matters(made, tmp_path):
-    generate(tmp_path, tiles=30, size=45, seed=4, unpaired=0.3, workers=1)
+    generate(tmp_path, tiles=30, tile_size=45, seed=4, unpaired=0.3, workers=1)
     assert (made / "pixels.json").read_bytes() != (tmp_path / "pixels.json").read_bytes()
 
 
@@ -290,7 +292,7 @@ def test_regions_differ_and_do_not_depend_on_each_other():
 @pytest.mark.parametrize("count", [17, 1501])
 def test_refused(tmp_path, count):
     with pytest.raises(UserError, match=f"simulate.tiles: found {count}, expected 18 to 1500"):
-        generate(tmp_path, tiles=count, size=32, seed=0)
+        generate(tmp_path, tiles=count, tile_size=32, seed=0)
     assert not list(tmp_path.iterdir())
 
 

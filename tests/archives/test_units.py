@@ -9,8 +9,8 @@ from test_folder import made, tif
 
 from mmfl.archives.folder import units
 from mmfl.errors import UserError
+from mmfl.facts.description_parts import Images
 from mmfl.inspection.check import check
-from mmfl.params.description_parts import Images
 from mmfl.patches.faults import sift
 
 RADAR = Images.model_validate({"bands": ["VV", "VH"]})

@@ -7,7 +7,8 @@ from scipy import stats
 
 from mmfl.archives import get
 from mmfl.clients.manifest import build
-from mmfl.clients.scenarios import SCENARIOS, deciding_labels
+from mmfl.clients.scenarios.dirichlet import deciding_labels
+from mmfl.clients.scenarios.dirichlet import groups as dirichlet
 from mmfl.clients.table import client_table
 from mmfl.randomness import generator
 
@@ -27,7 +28,7 @@ def locations(count: int, seed: int = 0, classes: int = 6) -> pd.DataFrame:
 
 
 def groups(table: pd.DataFrame, **choice) -> np.ndarray:
-    return SCENARIOS["dirichlet"](table, **choice).codes
+    return dirichlet(table, **choice).codes
 
 
 def test_the_rarest_label_of_the_training_split_decides():

@@ -11,7 +11,7 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 
 from mmfl.evaluation.geotiff import file_names, whole_folder, write_class_map
-from mmfl.params.tasks import IGNORED
+from mmfl.facts.tasks import IGNORED
 
 NAMES = ["water", "trees", "built area"]
 COLOURS = ["#419BDF", "#397D49", "#C4281B"]

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score
 
 from mmfl.evaluation.pixel_scores import confusion, pixel_scores
-from mmfl.params.tasks import IGNORED, TASKS
+from mmfl.facts.tasks import IGNORED, TASKS
 
 
 def drawn(classes, seed=0, shape=(40, 57), true=None):

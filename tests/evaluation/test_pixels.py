@@ -15,9 +15,9 @@ from mmfl.evaluation.protocol import (
     union_rows,
     validation_score,
 )
+from mmfl.facts.tasks import IGNORED
 from mmfl.models.ensemble import Expert
 from mmfl.models.network import Network, initialise
-from mmfl.params.tasks import IGNORED
 
 torch.set_num_threads(1)
 BANDS = {"dem": 1, "s1": 2, "s2": 3}

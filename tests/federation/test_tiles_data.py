@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from drawn_tiles import drawn_tiles, make_tiles
 from mmfl.archives.base import Mask
 from mmfl.errors import UserError
+from mmfl.facts.tasks import IGNORED
 from mmfl.federation.data import Normaliser
 from mmfl.federation.tiles import grid
-from mmfl.params.tasks import IGNORED
 from mmfl.patches.augment import Turned
 
 ARCHIVE = drawn_tiles()

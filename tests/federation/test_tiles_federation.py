@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from mmfl.clients.manifest import build, write_manifest
 from mmfl.errors import UserError
+from mmfl.facts.tasks import IGNORED
 from mmfl.federation.loop import federate
 from mmfl.federation.task import schedule
 from mmfl.params import BASES, Params
-from mmfl.params.tasks import IGNORED
 from mmfl.patches.augment import Turned
 from mmfl.steps import evaluate, train
 

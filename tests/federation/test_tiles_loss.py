@@ -10,10 +10,10 @@ import torch
 from small_tiles import federation, tile_data
 from torch.nn import functional as F
 
+from mmfl.facts.tasks import IGNORED
 from mmfl.federation.task import cross_entropy, pixel_loss
 from mmfl.models.dense import Dense
 from mmfl.models.network import Network, initialise
-from mmfl.params.tasks import IGNORED
 from mmfl.patches.augment import Turned
 
 torch.set_num_threads(1)

@@ -19,7 +19,8 @@ from scipy.ndimage import map_coordinates
 
 from mmfl.errors import UserError
 from mmfl.fetch.stac.grids import Tile
-from mmfl.fetch.stac.imagery import COLUMNS, fetch_imagery
+from mmfl.fetch.stac.imagery import fetch_imagery
+from mmfl.fetch.stac.listing import COLUMNS
 from mmfl.fetch.stac.scenes import sentinel2
 from mmfl.params.imagery import Imagery
 

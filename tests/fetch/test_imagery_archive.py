@@ -19,9 +19,9 @@ from rasterio.warp import transform_geom
 
 from mmfl.archives import get
 from mmfl.archives.dynamicworld.table import XLSX
-from mmfl.archives.simulated_tiles import EXPERTS, IMAGERY, VALIDATION, generate
+from mmfl.archives.simulation.simulated_tiles import EXPERTS, IMAGERY, VALIDATION, generate
+from mmfl.facts.bands import IMAGERY as BANDS
 from mmfl.fetch.unpack import unpack
-from mmfl.params.imagery import BANDS
 
 from .stac_site import Fault, Site
 
@@ -32,7 +32,7 @@ NAME = "dynamicworld-expert"
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A simulated archive, unpacked: labels and images."""
     packed, root = tmp_path_factory.mktemp("packed"), tmp_path_factory.mktemp("root")
-    generate(packed, tiles=18, size=40, seed=3, unpaired=0.4, workers=1)
+    generate(packed, tiles=18, tile_size=40, seed=3, unpaired=0.4, workers=1)
     shutil.copy(packed / XLSX, root)
     for name in (EXPERTS, VALIDATION, IMAGERY):
         unpack(packed / name, packed / f"{name}.unpacked")

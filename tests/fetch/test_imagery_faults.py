@@ -21,7 +21,8 @@ import requests
 
 from mmfl.errors import UserError
 from mmfl.fetch.stac import imagery as module
-from mmfl.fetch.stac.imagery import check, fetch_imagery
+from mmfl.fetch.stac.imagery import fetch_imagery
+from mmfl.fetch.stac.listing import check
 from mmfl.fetch.stac.web import ATTEMPTS, Signer, Web
 from mmfl.params.imagery import Catalogue
 

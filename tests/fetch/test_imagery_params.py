@@ -6,8 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from mmfl import params as p
-from mmfl.params.faults import first
-from mmfl.params.imagery import BANDS, BUILT_IN, Imagery
+from mmfl.facts.bands import IMAGERY as BANDS
+from mmfl.facts.faults import first
+from mmfl.params.imagery import BUILT_IN, Imagery
 
 OWN = {"url": "https://stac.example/v1", "collections": {"s1": "rtc", "s2": "l2a"}}
 ASSETS = {band: band.lower() for bands in BANDS.values() for band in bands}

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from mmfl.errors import UserError
-from mmfl.fetch.stac.imagery import COLUMNS
+from mmfl.facts.bands import IMAGERY as BANDS
+from mmfl.fetch.stac.listing import COLUMNS
 from mmfl.fetch.stac.web import ATTEMPTS
-from mmfl.params.imagery import BANDS
 from mmfl.steps import download
 
 from .stac_site import Fault, Site, tiles

@@ -1,6 +1,7 @@
 """The worked example of docs/models.md, as it stands there."""
 
 import re
+import sys
 import textwrap
 from pathlib import Path
 
@@ -8,29 +9,24 @@ import torch
 
 from mmfl.models.flops import training_flops
 from mmfl.models.network import Network, initialise
-from mmfl.models.resnet import BACKBONES
 from mmfl.models.whitening import BatchWhitening2d
+from mmfl.params import BACKBONES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
 
-def test_the_documented_backbone_works():
+def test_the_documented_backbone_works(monkeypatch):
     blocks = re.findall(
         r"```python\n(.*?)^ *```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
-    try:
-        exec(textwrap.dedent(blocks[0]), {"__name__": "example"})
-        net = Network(
-            {"s1": 2, "s2": 10},
-            19,
-            backbone="plain",
-            width=8,
-            whitening={"where": "stem"},
-            share_from_stage=1,
-        )
-        pixels = Network({"s1": 2, "s2": 10}, 19, task="pixel", backbone="plain", width=8)
-    finally:
-        BACKBONES.pop("plain", None)
+    module = type(re)("mmfl.models.backbones.plain")
+    exec(textwrap.dedent(blocks[0]), vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    whitening = {"where": "stem"}
+    net = Network(
+        {"s1": 2, "s2": 10}, 19, backbone="plain", width=8, whitening=whitening, share_from_stage=1
+    )
+    pixels = Network({"s1": 2, "s2": 10}, 19, task="pixel", backbone="plain", width=8)
     initialise(net, 1)
     out = net({"s1": torch.randn(2, 2, 16, 16), "s2": torch.randn(2, 10, 16, 16)})
     assert out.shape == (2, 19)

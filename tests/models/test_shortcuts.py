@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from mmfl.models.network import Network
-from mmfl.models.resnet import BACKBONES, Pointwise
+from mmfl.models.resnet import Pointwise
+from mmfl.params import BACKBONES
 
 CHECK = """
 import sys, torch

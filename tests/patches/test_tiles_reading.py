@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from drawn_tiles import TILE_BANDS, TILE_SHAPES, drawn_tiles
 from mmfl.archives.base import Band, Modality
-from mmfl.params.tasks import IGNORED
+from mmfl.facts.tasks import IGNORED
 from mmfl.patches.normalisation import moments, pool
 from mmfl.patches.reader import Images, Patches
 from mmfl.patches.tiles import Masks, Tiles

@@ -1,11 +1,11 @@
 import numpy as np
 import pandas as pd
 
-from mmfl.params.tasks import TASKS
+from mmfl.facts.tasks import TASKS
+from mmfl.pipeline.jobs import FIGURES
 from mmfl.reporting import figures, texts
 from mmfl.reporting.page import picture
 from mmfl.reporting.style import looks, numbered
-from mmfl.workflow import FIGURES
 
 MULTI, PIXEL = TASKS["multilabel"], TASKS["pixel"]
 LABELS = {"mf": "mf", "a": "a method with a rather long name"}

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from mmfl.params.tasks import TASKS
+from mmfl.facts.tasks import TASKS
 from mmfl.reporting import gallery, texts
 
 COLOURS = ["#ff0000", "#00ff00", "#0000ff"]

@@ -15,7 +15,7 @@ import yaml
 import zstandard
 
 from mmfl.errors import UserError
-from mmfl.fetch.stac.imagery import COLUMNS
+from mmfl.fetch.stac.listing import COLUMNS
 from mmfl.steps import download
 
 NAME = "simulated"

@@ -17,10 +17,10 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_
 
 from mmfl.archives.base import MASK, Archive, Band, Mask, Modality
 from mmfl.clients.manifest import build, write_manifest
+from mmfl.facts.tasks import IGNORED
 from mmfl.files import file_sha256
 from mmfl.models.network import Network
 from mmfl.params import Params
-from mmfl.params.tasks import IGNORED
 from mmfl.patches.writer import encode, write_labels
 from mmfl.steps import evaluate, train
 from sealing import seal

@@ -12,17 +12,17 @@ from statsmodels.stats.multitest import multipletests
 
 from mmfl.errors import UserError
 from mmfl.evaluation.bootstrap import mean_iou
+from mmfl.facts.tasks import TASKS
 from mmfl.params import load
-from mmfl.params.tasks import TASKS
 from mmfl.patches.faults import COLUMNS
 from mmfl.patches.labels import write_store
+from mmfl.pipeline.jobs import FIGURES
 from mmfl.reporting import layout
 from mmfl.reporting.gallery import Gallery, Location, Tile
 from mmfl.reporting.gather import key, policy_scores, read_confusions, read_scores
 from mmfl.reporting.texts import captions
 from mmfl.reporting.writers import read_csv
 from mmfl.steps import report
-from mmfl.workflow import FIGURES
 
 PLACE = Path("simulated", "region-duplicate-p0")
 MULTI, PIXEL = TASKS["multilabel"], TASKS["pixel"]

@@ -12,7 +12,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from mmfl.archives import get, simulated
+from mmfl.archives import get
+from mmfl.archives.simulation import simulated
 from mmfl.errors import UserError
 from mmfl.fetch.unpack import unpack
 from mmfl.files import file_sha256

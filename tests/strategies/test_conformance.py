@@ -12,7 +12,7 @@ import torch
 import toy
 
 from mmfl.params import BASES, parts
-from mmfl.strategies import STRATEGIES
+from mmfl.strategies import strategy as algorithm
 from mmfl.strategies.base import Client
 
 torch.set_num_threads(1)
@@ -80,7 +80,7 @@ def check(method, work, participation=EVERYONE, held=toy.HELD, strategy=None, **
 
 def test_every_algorithm_has_a_reference():
     assert set(TRAINED) <= set(reference.REFERENCES)
-    assert set(STRATEGIES) | {"prototypes"} == set(BASES)
+    assert len({algorithm(name) for name in BASES if name != "prototypes"}) == len(BASES) - 1
 
 
 @pytest.mark.parametrize("method", [*TRAINED, "mf+mim"])

@@ -16,7 +16,9 @@ import torch
 import toy
 from test_conformance import SOME, check
 
-from mmfl.strategies import STRATEGIES, aggregation, base
+from mmfl.params import BASES
+from mmfl.strategies import aggregation, base
+from mmfl.strategies import strategy as algorithm
 from mmfl.strategies.base import Group, Strategy, TensorInfo
 from mmfl.strategies.fednova import NORM
 from mmfl.strategies.modules import mim, prototypes
@@ -26,6 +28,7 @@ ELSEWHERE = {  # evaluation, bytes, extra pass: tests/federation; parts on their
     "evaluation_view", "tested", "statistics_bytes", "steps", "walked", "average", "_add",
     "extra", "projected", "turned",  # cells: test_cells.py
 }  # fmt: skip
+STRATEGIES = {name: algorithm(name) for name in BASES if name != "prototypes"}
 OWN = [name for name in STRATEGIES if name not in ("prior", "mf")]
 
 

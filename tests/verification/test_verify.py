@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from cloned_project import Clone
 
-from mmfl.code import STEPS, modules
 from mmfl.files import read_json, write_json
 from mmfl.intact import digests
+from mmfl.pipeline.code import STEPS, modules
 from mmfl.verification.tolerance import limit
 
 NAME = "region-duplicate-p0"

@@ -6,9 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-from mmfl import files, frozen
-from mmfl.params import clients_name, find_entry, step_values
-from mmfl.workflow import every, files_of, outputs
+from mmfl import files
+from mmfl.params import clients_name, step_values
+from mmfl.pipeline import frozen
+from mmfl.pipeline.jobs import inputs, outputs
 
 FLAGS = ("--params", "--archive", "--method", "--variant", "--workers", "--gpus")
 
@@ -30,21 +31,11 @@ def main() -> None:
     if given.step == "simulate":
         return
     code = "report" if given.step == "page" else given.step
-    params = frozen.check(Path(given.params), code).of(given.archive)
-    if given.step == "page":
-        paths, step = ["page/{archive}.html"], "report"
-    else:
-        paths, step = outputs(given.step, params), given.step
-    values = step_values(params, step, given.archive, given.method, given.variant or "default")
-    read = {
-        "split": lambda: every("download", params, given.archive),
-        "partition": lambda: every("split", params, given.archive),
-        "train": lambda: every("partition", params, given.archive),
-        "evaluate": lambda: files_of(
-            "train", params, given.archive, [find_entry(params, given.method, given.variant)]
-        ),
-        "report": lambda: every("evaluate", params, given.archive),
-    }.get(step, list)()
+    job = (given.archive, given.method, given.variant or "default")
+    params = frozen.check(Path(given.params), code, *job).of(given.archive)
+    paths, step = outputs(given.step, params), code
+    values = step_values(params, step, *job)
+    read = [] if step in ("tune", "download") else inputs(step, params, *job)
     values = [values, files.digest([files.file_sha256(path) for path in read])]
     for template in paths:
         path = Path(

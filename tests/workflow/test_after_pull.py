@@ -16,7 +16,7 @@ import yaml
 from stub_project import ROOT, Project, create
 
 from mmfl.params import load
-from mmfl.workflow import every
+from mmfl.pipeline.jobs import every
 
 SMALL = {
     "simulate": {"pairs": 60, "countries": ["Austria", "Finland"]},

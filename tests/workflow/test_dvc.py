@@ -13,9 +13,9 @@ import pytest
 import yaml
 from stub_project import ROOT, Project
 
-from mmfl import code, made
 from mmfl.files import digest
 from mmfl.params import load, step_values
+from mmfl.pipeline import code, jobs
 
 STEPS = ("download", "split", "partition", "train", "evaluate", "report")
 RULES = {"simulate": "download"}  # helper rules belong to a step's stage
@@ -90,20 +90,21 @@ def test_params_are_the_digests_of_the_start(step: str, stages: dict[str, dict])
     assert stages[step]["params"] == [{f"data/start/{ARCHIVE}.json": [step]}]
 
 
-def test_the_start_has_every_value_and_the_code_of_each_step() -> None:
-    """A digest per job of the values that its rule depends on, and one of the code."""
+def test_the_start_has_the_values_and_the_code_of_every_job() -> None:
     params = load(ROOT / "params.yaml")
-    start = made.start(params, ARCHIVE)
+    start = jobs.start(params, ARCHIVE)
     assert tuple(start) == STEPS
     for step in ("split", "partition", "report"):
-        assert start[step] == {
-            step: digest(step_values(params, step, ARCHIVE)), "code": code.digest(step)
-        }  # fmt: skip
+        values = digest(step_values(params, step, ARCHIVE))
+        assert start[step] == {step: {"values": values, "code": jobs.source(step, params, ARCHIVE)}}
     for step in ("train", "evaluate"):
-        assert start[step]["mf/default"] == digest(step_values(params, step, ARCHIVE, "mf"))
-        assert len(start[step]) == 1 + len(params.train.methods)
-    drawn = start["download"]["code"]
-    assert drawn == code.digest("download") + code.digest("simulate")
+        assert start[step]["mf/default"] == {
+            "values": digest(step_values(params, step, ARCHIVE, "mf")),
+            "code": jobs.source(step, params, ARCHIVE, "mf"),
+        }
+        assert len(start[step]) == len(params.train.methods)
+    drawn = jobs.modules("simulate", params, ARCHIVE)
+    assert start["download"]["download"]["code"].endswith(code.digest("simulate", drawn))
 
 
 class Repeated:
@@ -209,7 +210,7 @@ def test_an_edit_during_a_run_belongs_to_the_next(fresh: Project, tmp_path: Path
     project.edit(train__methods=["mf"], train__seeds=[1])
     for command in (["init", "-q"], ["add", "-A"]):
         subprocess.run(["git", *command], cwd=project.folder, check=True)
-    before = made.start(load(project.folder / "params.yaml"), ARCHIVE)["train"]
+    before = jobs.start(load(project.folder / "params.yaml"), ARCHIVE)["train"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MMFL"))}
     environment["STUB_WAITS"] = str(tmp_path / "go on")
     command = [sys.executable, "-m", "dvc", "repro"]

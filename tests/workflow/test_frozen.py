@@ -13,8 +13,8 @@ import pytest
 import yaml
 from stub_project import Project
 
-from mmfl import code, frozen
 from mmfl.errors import UserError
+from mmfl.pipeline import code, frozen
 
 PARAMETERS = "archives: {simulated: {}}\ntrain: {learning_rate: 0.3}\n"
 
@@ -58,10 +58,10 @@ def test_edited_code_is_refused_by_its_own_step_only(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = code.digest
-    monkeypatch.setattr(code, "digest", lambda s: "0" * 16 if s == "train" else real(s))
-    assert frozen.check(copy, "split").archives
+    monkeypatch.setattr(code, "digest", lambda s, c=(): "0" * 16 if s == "train" else real(s, c))
+    assert frozen.check(copy, "split", "simulated").archives
     with pytest.raises(UserError, match="code of train was edited since the run started"):
-        frozen.check(copy, "train")
+        frozen.check(copy, "train", "simulated", "mf")
 
 
 @pytest.mark.parametrize("how", ["edited", "deleted"])

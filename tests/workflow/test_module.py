@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from copied_project import ROOT, copy_project
-from mmfl.workflow import published
+from mmfl.pipeline.jobs import published
 
 SNAKEFILE = """
 configfile: "own.yaml"

@@ -11,9 +11,9 @@ import pytest
 from stub_project import ROOT
 
 import mmfl.clients.manifest
+import mmfl.pipeline.units
 import mmfl.steps.split
 import mmfl.steps.train
-import mmfl.units
 from mmfl import cli
 from mmfl.files import write_json
 from mmfl.intact import digests
@@ -78,7 +78,7 @@ def test_runs_have_the_keys_of_the_train_step(
     for module in (mmfl.clients.manifest, mmfl.steps.train):
         monkeypatch.setattr(module, "read_manifest", lambda path: SimpleNamespace())
         monkeypatch.setattr(module, "content_hash", lambda frame: "hash")
-    monkeypatch.setattr(mmfl.units, "Unit", Recorder)
+    monkeypatch.setattr(mmfl.pipeline.units, "Unit", Recorder)
     patches = Path("data/patches", ARCHIVE)
     table = Path("data/clients", ARCHIVE, clients_name(params) + ".parquet")
     for method, variant in dict.fromkeys((r.method, r.variant) for r in runs(params, ARCHIVE)):
@@ -95,7 +95,7 @@ def test_runs_have_the_keys_of_the_train_step(
 def test_shards_have_the_key_of_the_split_step(
     sync: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mmfl.units, "Unit", Recorder)
+    monkeypatch.setattr(mmfl.pipeline.units, "Unit", Recorder)
     monkeypatch.setattr(mmfl.steps.split, "run", lambda *args, **values: None)
     cli.split(ARCHIVE, ROOT / "params.yaml")
     params = load(ROOT / "params.yaml")

@@ -14,11 +14,11 @@ MODULE = not workflow.modifier.is_main_snakefile()
 SOURCE = ROOT / "src"
 sys.path.insert(0, str(SOURCE))
 
-from mmfl import code, frozen, running
+from mmfl.pipeline import frozen, jobs, running
 from mmfl.errors import UserError
-from mmfl.params.description import read_description
+from mmfl.facts.description import read_description
 from mmfl.params import SIMULATED, clients_name, step_values, trials
-from mmfl.workflow import every, files_of, outputs, published
+from mmfl.pipeline.jobs import every, files_of, outputs, published
 
 
 def stop(message):
@@ -107,12 +107,6 @@ TRAINING = f"../envs/{environment()}.yaml"  # MMFL_ENV=cuda: with GPUs
 IMAGE = image()
 
 
-@cache
-def every_file(step, archive):
-    """The outputs of a step for one archive and all methods, listed once."""
-    return every(step, PARAMS, archive)
-
-
 def values_of(step):
     """Parameter function: the values that change the result of a step, and no others."""
 
@@ -128,32 +122,39 @@ def values_of(step):
     return values
 
 
-def all_of(step):
-    """Input function: every file that a step writes for an archive."""
+def reads(step):
+    """Input function: what other steps wrote for a job."""
 
     def files(wildcards):
-        return every_file(step, wildcards.archive)
+        return read_by(
+            step,
+            wildcards.archive,
+            wildcards.get("method"),
+            wildcards.get("variant", "default"),
+        )
 
     return files
 
 
-def indices(wildcards):
-    """Which location has which patch and labels; no shard is among them."""
-    return [
-        path
-        for path in every_file("split", wildcards.archive)
-        if not path.endswith(".csv")
-    ]
+@cache
+def read_by(step, archive, method, variant):
+    """The same, listed once."""
+    return jobs.inputs(step, PARAMS, archive, method, variant)
 
 
-def trained_trials(wildcards):
-    """The runs of every trial of `tune.trials`."""
-    return files_of("train", PARAMS, wildcards.archive, trials(PARAMS))
+def code_of(step):
+    """Parameter function: the digest of a job's code, of what its parameters choose alone."""
 
+    def digest(wildcards):
+        return jobs.source(
+            step,
+            PARAMS,
+            wildcards.archive,
+            wildcards.get("method"),
+            wildcards.get("variant", "default"),
+        )
 
-def clients_table(wildcards):
-    """Who holds what."""
-    return every_file("partition", wildcards.archive)[0]
+    return digest
 
 
 def source(wildcards):
@@ -168,17 +169,16 @@ def source(wildcards):
 
 
 def download_code(wildcards):
-    """The code of a simulated archive decides its files too; one of your own: its files do."""
-    steps = ["download", "simulate"] if wildcards.archive in SIMULATED else ["download"]
-    files = []
+    """The files of an archive of your own decide, too."""
+    found = [code_of("download")(wildcards)]
     if wildcards.archive in PARAMS.folders:
         from mmfl.archives.folder import state  # needs rasterio
 
         try:
-            files = [state(Path(PARAMS.folders[wildcards.archive]).expanduser())]
+            found.append(state(Path(PARAMS.folders[wildcards.archive]).expanduser()))
         except UserError as error:
             stop(error)
-    return [code.digest(step) for step in steps] + files
+    return found
 
 
 def described(path):

@@ -18,7 +18,7 @@ rule simulate:
         runtime=minutes(30),
     params:
         values=values_of("simulate"),
-        code=code.digest("simulate"),
+        code=code_of("simulate"),
     message:
         "Draw {wildcards.archive}"
     shell:

@@ -3,9 +3,7 @@
 
 rule evaluate:
     input:
-        patches=all_of("split"),
-        clients=clients_table,
-        runs=outputs("train", PARAMS),
+        reads("evaluate"),
     output:
         outputs("evaluate", PARAMS),
     log:
@@ -20,7 +18,7 @@ rule evaluate:
         runtime=minutes(60),
     params:
         values=values_of("evaluate"),
-        code=code.digest("evaluate"),
+        code=code_of("evaluate"),
     message:
         "Evaluate {wildcards.method} ({wildcards.variant}) on {wildcards.archive}"
     shell:

@@ -3,7 +3,7 @@
 
 rule partition:
     input:
-        indices,
+        reads("partition"),
     output:
         outputs("partition", PARAMS),
     log:
@@ -18,7 +18,7 @@ rule partition:
         runtime=minutes(30),
     params:
         values=values_of("partition"),
-        code=code.digest("partition"),
+        code=code_of("partition"),
     message:
         "Partition {wildcards.archive} into {wildcards.clients}"
     shell:

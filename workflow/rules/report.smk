@@ -3,8 +3,7 @@
 
 rule report:
     input:
-        runs=all_of("train"),
-        scores=all_of("evaluate"),
+        reads("report"),
     output:
         [described(path) for path in outputs("report", PARAMS)],
     log:
@@ -19,7 +18,7 @@ rule report:
         runtime=minutes(60),
     params:
         values=values_of("report"),
-        code=code.digest("report"),
+        code=code_of("report"),
     message:
         "Report {wildcards.archive} ({wildcards.clients})"
     shell:
@@ -29,11 +28,7 @@ rule report:
 
 rule page:
     input:
-        patches=all_of("split"),
-        clients=all_of("partition"),
-        runs=all_of("train"),
-        scores=all_of("evaluate"),
-        results=all_of("report"),
+        reads("page"),
     output:
         "page/{archive}.html",
     log:
@@ -48,7 +43,7 @@ rule page:
         runtime=minutes(30),
     params:
         values=page_values,
-        code=code.digest("report"),
+        code=code_of("report"),
     message:
         "Write the page of {wildcards.archive}"
     shell:

@@ -3,7 +3,7 @@
 
 rule split:
     input:
-        all_of("download"),
+        reads("split"),
     output:
         outputs("split", PARAMS),
     log:
@@ -18,7 +18,7 @@ rule split:
         runtime=minutes(480),
     params:
         values=values_of("split"),
-        code=code.digest("split"),
+        code=code_of("split"),
     message:
         "Encode {wildcards.archive}"
     shell:

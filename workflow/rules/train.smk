@@ -7,8 +7,7 @@ machine without GPUs ignores `gpu`; on one with several, a job takes those that 
 
 rule train:
     input:
-        patches=all_of("split"),
-        clients=clients_table,
+        reads("train"),
     output:
         outputs("train", PARAMS),
     log:
@@ -24,7 +23,7 @@ rule train:
         gpu=1,
     params:
         values=values_of("train"),
-        code=code.digest("train"),
+        code=code_of("train"),
     message:
         "Train {wildcards.method} ({wildcards.variant}) on {wildcards.archive}"
     shell:
@@ -35,7 +34,7 @@ rule train:
 
 rule tune:
     input:
-        trained_trials,
+        reads("tune"),
     output:
         outputs("tune", PARAMS),
     log:
@@ -50,7 +49,7 @@ rule tune:
         runtime=minutes(10),
     params:
         values=values_of("tune"),
-        code=code.digest("tune"),
+        code=code_of("tune"),
     message:
         "Choose hyper-parameters on the validation split of {wildcards.archive}"
     shell:

@@ -7,11 +7,11 @@
 A run of DVC belongs to the values it started with: `start` copies params.yaml and notes digests of
 values and code, the other stages read those, and refuse code that was edited meanwhile.
 
-DVC decided that the stage must run. Outputs that are outdated go (`mmfl.made`; all of them at
-`dvc repro --force`), and Snakemake makes what is missing. It may use the rules of this step only,
-so a missing input is an error and never a silent rebuild of another stage's outputs; file times do
-not count, as DVC writes files in any order. Cores: MMFL_CORES, else all. SNAKEMAKE_PROFILE sends
-the jobs to a cluster.
+DVC decided that the stage must run. Outputs that are outdated go (`mmfl.pipeline.outdated`; all of
+them at `dvc repro --force`), and Snakemake makes what is missing. It may use the rules of this step
+only, so a missing input is an error and never a silent rebuild of another stage's outputs; file
+times do not count, as DVC writes files in any order. Cores: MMFL_CORES, else all.
+SNAKEMAKE_PROFILE sends the jobs to a cluster.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
-from mmfl import frozen, made, running  # noqa: E402
 from mmfl.errors import UserError  # noqa: E402
 from mmfl.files import atomic, read_json, write_json  # noqa: E402
 from mmfl.params import Params  # noqa: E402
-from mmfl.workflow import every  # noqa: E402
+from mmfl.pipeline import frozen, outdated, running  # noqa: E402
+from mmfl.pipeline.jobs import STAGES, every, start  # noqa: E402
 
 START = Path("data/start")
 NAMED = ((None, "archives"), *(("partition", key) for key in ("scenario", "assignment", "seed")))
@@ -87,7 +87,7 @@ def keep_start() -> None:
         if old.stem not in params.archives:
             old.unlink()
     for archive in params.archives:
-        write_json(START / f"{archive}.json", made.start(params, archive))
+        write_json(START / f"{archive}.json", start(params, archive))
     with atomic(START / frozen.NAME) as temporary:
         temporary.write_bytes(copy.read_bytes())
 
@@ -103,10 +103,14 @@ def started(step: str, archive: str) -> tuple[Path, Params]:
             f"{START / frozen.NAME}: not found; run dvc repro, whose first stage writes it"
         )
     copy, params = frozen.freeze(START / frozen.NAME)
-    if step in made.STAGES:
-        then, now = read_json(START / f"{archive}.json", "dvc repro"), made.start(params, archive)
+    if step in STAGES:
+        then, now = read_json(START / f"{archive}.json", "dvc repro"), start(params, archive)
         if then.get(step) != now[step]:
-            what = "code" if then.get(step, {}).get("code") != now[step]["code"] else "values"
+            before = then.get(step, {})
+            values = all(
+                job["values"] == before.get(n, {}).get("values") for n, job in now[step].items()
+            )
+            what = "code" if values and before.keys() == now[step].keys() else "values"
             raise UserError(
                 f"{step} of {archive}: not the {what} that the run started with, edited since; run "
                 "dvc repro again"
@@ -129,14 +133,14 @@ def main() -> int:
     except (UserError, ValueError) as error:
         print(f"mmfl: {error}", file=sys.stderr)
         return 2
-    if step not in made.STAGES:
+    if step not in STAGES:
         return subprocess.run(line, check=False).returncode
     if who := running.busy():
         print(f"mmfl: {who}", file=sys.stderr)
         return 1
-    made.prune(step, params, archive, everything=forced())
+    outdated.prune(step, params, archive, everything=forced())
     status = subprocess.run(line, check=False).returncode  # a job that fails leaves no output
-    made.record(step, params, archive)
+    outdated.record(step, params, archive)
     return status
 
 

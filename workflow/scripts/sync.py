@@ -22,11 +22,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
-from mmfl import files, made, running  # noqa: E402
+from mmfl import files  # noqa: E402
 from mmfl.errors import UserError  # noqa: E402
 from mmfl.params import Params, clients_name, load, runs  # noqa: E402
-from mmfl.units import split_unit, train_unit  # noqa: E402
-from mmfl.workflow import RUN_FILES, every  # noqa: E402
+from mmfl.pipeline import outdated, running  # noqa: E402
+from mmfl.pipeline.jobs import RUN_FILES, STAGES, every, start  # noqa: E402
+from mmfl.pipeline.units import split_unit, train_unit  # noqa: E402
 
 
 def fetch() -> int:
@@ -96,13 +97,13 @@ def clean_steps(params: Params) -> dict[str, list[str]]:
     changed = json.loads(found[-1])
     clean = {}
     for archive in params.archives:
-        now, file = made.start(params, archive), Path(f"data/start/{archive}.json")
+        now, file = start(params, archive), Path(f"data/start/{archive}.json")
         then = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         same = [
-            step for step in made.STAGES
+            step for step in STAGES
             if f"{step}@{archive}" not in changed and then.get(step) == now[step]
         ]  # fmt: skip
-        clean[archive] = list(takewhile(same.__contains__, made.STAGES))
+        clean[archive] = list(takewhile(same.__contains__, STAGES))
     return clean
 
 
@@ -121,21 +122,21 @@ def sync(params: Params) -> int:
         trained = restore_runs(own, archive) if "train" in steps else 0
         also = " and the shards" if shards else ""
         print(f"{archive}: {trained} runs{also} put back in the cache")
-        if steps != list(made.STAGES):
-            late = made.STAGES[len(steps)]
+        if steps != list(STAGES):
+            late = STAGES[len(steps)]
             print(f"{archive}: from {late} on, outputs are of other code or parameters: dvc repro")
         targets += [path for step in steps for path in every(step, params, archive)]
     environment = {k: v for k, v in os.environ.items() if k != "SNAKEMAKE_PROFILE"}
     for archive in clean:
-        made.forget(archive)  # the times of files that are gone
+        outdated.forget(archive)  # the times of files that are gone
     if targets:
         touch = [sys.executable, "-m", "snakemake", "--touch", "--forceall", "--cores", "1"]
         line = [*touch, "--quiet", "all", "--", *targets]
         status = subprocess.run(line, env=environment, check=False).returncode
     for archive, steps in clean.items():
         for step in steps:
-            made.record(step, params, archive)
-    if status or any(steps != list(made.STAGES) for steps in clean.values()):
+            outdated.record(step, params, archive)
+    if status or any(steps != list(STAGES) for steps in clean.values()):
         return status
     page = [sys.executable, str(ROOT / "workflow/scripts/stage.py"), "page", "all"]
     return subprocess.run(page, env=environment, check=False).returncode

@@ -24,8 +24,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from mmfl.errors import DamagedFile, UserError
-from mmfl.params import tasks
-from mmfl.params.tasks import IGNORED, MASK_COLUMNS
+from mmfl.facts import tasks
+from mmfl.facts.tasks import IGNORED, MASK_COLUMNS
 
 REMEDY = "fetch it again, or leave it out with split.on_error: skip"
 COLUMNS = ("pair", "s1", "s2", "split", "country", "month", "season", "tile", "labels")
@@ -121,7 +121,7 @@ MASK = Modality(tasks.MASK, (Band("class", 10, None, "uint8", nodata=IGNORED),))
 class Archive(ABC):
     """An archive: facts as fields, and a reader of its metadata and pixels.
 
-    `task` is "multilabel" or "pixel" (params/tasks.py); `classes` are the names, a label is an
+    `task` is "multilabel" or "pixel" (facts/tasks.py); `classes` are the names, a label is an
     index into them; `metadata_files` are relative to the root, those that `metadata` may read.
     `colours`: one like #1b7837 per class, or none.
     """

@@ -301,3 +301,6 @@ def _parsed(root: Path, names: pd.Series, pattern: str, column: str) -> pd.DataF
             "v1.0, expected one like S2A_MSIL2A_20170613T101031_87_48; fetch the table again"
         )
     return parts.astype(object)
+
+
+ARCHIVE = BigEarthNetV1()

@@ -291,3 +291,6 @@ def _refuse(where: Path, column: str, values: pa.Array, bad: pa.Array, expected:
 def _objects(column: pa.ChunkedArray) -> pd.Series:
     """Strings as Python objects: None for null whatever the version of pandas."""
     return pd.Series(column.to_pylist(), dtype=object)
+
+
+ARCHIVE = BigEarthNetV2()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmfl.clients.scenarios import ranks
+from mmfl.clients.draws import ranks
 
 Assignment = Callable[..., list[pd.DataFrame]]
 ASSIGNMENTS: dict[str, Assignment] = {}

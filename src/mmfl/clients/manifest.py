@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pandas.api.types import union_categoricals
 
+from mmfl import chosen
 from mmfl.clients.assignments import ASSIGNMENTS
-from mmfl.clients.scenarios import SCENARIOS, Scenario, by_column
 from mmfl.errors import UserError
+from mmfl.facts.bands import stored
 from mmfl.files import atomic
-from mmfl.params.registry import SCENARIOS as KNOWN
-from mmfl.params.sections import stored
+from mmfl.params.registry import SCENARIOS
 from mmfl.patches.tables import group_columns
 
 COLUMNS = ["client", "group", "modality", "pair", "split"]
 LOCATION = ["pair", "split", "labels"]
+Scenario = Callable[..., "pd.Series | pd.Categorical[Any]"]
 SPLITS = ("train", "validation", "test")
 KEY = b"mmfl.sha256"
 
@@ -56,7 +57,7 @@ def build(
         table: one row per location: pair, split, labels (class indices), a column per modality
             (bool, or the patch's name or None), and columns by which locations are grouped, such
             as country, month, season, tile.
-        scenario: a name in `SCENARIOS`, or a column that names each location's group.
+        scenario: a file of `mmfl.clients.scenarios`, or a column that names each location's group.
         assignment: a name in `ASSIGNMENTS`.
         modalities: what a client holds apart; `s2-20m` is held wherever s2 is.
         clients, alpha: groups of `random` and `dirichlet`; the latter's concentration.
@@ -134,10 +135,13 @@ def read_manifest(path: Path) -> pd.DataFrame:
 def _scenario(name: str, table: pd.DataFrame, modalities: Sequence[str]) -> Scenario:
     """The scenario of this name, or the groups that a column of the table names."""
     held = [stored(q) for q in modalities]
-    columns = sorted(set(group_columns(table, held)) - {"pair", "split"})
-    usable: dict[str, Scenario] = {column: by_column(column) for column in columns}
-    usable |= {n: form for n, form in SCENARIOS.items() if {*KNOWN.get(n, ())} <= {*columns}}
-    return _known(name, usable, "partition.scenario")
+    columns = {*group_columns(table, held)} - {"pair", "split"}
+    drawn = {n for n, needed in SCENARIOS.items() if {*needed} <= columns}
+    _known(name, dict.fromkeys(sorted(columns | drawn)), "partition.scenario")
+    if name in columns and name != "region":
+        return lambda table, **_: table[name]
+    groups: Scenario = chosen.load("clients.scenarios", name).groups
+    return groups
 
 
 def _known(name: str, registry: dict[str, Any], what: str) -> Any:

@@ -56,7 +56,7 @@ def left_behind() -> set[str]:
 
 
 def alone() -> bool:
-    """Whether this process is the only one registered in this copy (`mmfl.running`)."""
+    """Whether this process is the only one registered in this copy (`mmfl.pipeline.running`)."""
     try:
         return len(Path(".snakemake/running").read_text(encoding="utf-8").splitlines()) == 1
     except OSError:

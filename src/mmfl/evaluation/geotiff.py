@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from affine import Affine
 
-from mmfl.params.tasks import IGNORED
+from mmfl.facts.tasks import IGNORED
 
 LONGEST = 100  # characters of a file's name before its suffix
 

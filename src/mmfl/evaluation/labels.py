@@ -11,9 +11,9 @@ import numpy as np
 from mmfl.evaluation.metrics import best_thresholds, scores
 from mmfl.evaluation.predict import UNSEEN, Inputs, ensemble_probabilities
 from mmfl.evaluation.protocol import Cut, Mask, available
+from mmfl.facts.tasks import TASKS
 from mmfl.models.ensemble import Ensemble
 from mmfl.models.network import Network
-from mmfl.params.tasks import TASKS
 
 
 @dataclass

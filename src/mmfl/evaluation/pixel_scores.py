@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfl.params.tasks import IGNORED
+from mmfl.facts.tasks import IGNORED
 
 MEANS = ("accuracy", "f1_macro", "f1_weighted", "iou_macro")
 

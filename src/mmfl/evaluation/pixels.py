@@ -17,9 +17,9 @@ from torch import Tensor
 from mmfl.evaluation.pixel_scores import confusion, pixel_scores
 from mmfl.evaluation.protocol import Cut, Mask
 from mmfl.evaluation.tiles import Maps, Subset, Tiles, Windows, ensemble_maps
+from mmfl.facts.tasks import IGNORED, TASKS
 from mmfl.models.ensemble import Ensemble
 from mmfl.models.network import Network
-from mmfl.params.tasks import IGNORED, TASKS
 
 UNSEEN = -1
 """Fills the matrix of a tile of which an ensemble sees nothing."""

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mmfl.facts.tasks import DIVERGED, Task
 from mmfl.models.ensemble import Ensemble, Expert
-from mmfl.params.tasks import DIVERGED, Task
 
 COLUMNS = (
     "kind", "policy", "modalities", "removed", "rate", "client", "class",

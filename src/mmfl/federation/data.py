@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmfl.errors import UserError
-from mmfl.params import stored
+from mmfl.facts.bands import stored
 from mmfl.patches.augment import Turned
 from mmfl.patches.labels import LABELS, Store, read_classes, read_labels
 from mmfl.patches.normalisation import moments, origins, pool

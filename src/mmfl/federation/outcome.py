@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfl.params.tasks import DIVERGED
+from mmfl.facts.tasks import DIVERGED
 from mmfl.strategies.base import Server, Update
 
 Row = dict[str, Any]

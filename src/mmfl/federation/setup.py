@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from mmfl import chosen
 from mmfl.errors import UserError
 from mmfl.federation.data import Data
 from mmfl.models.network import Network, fewest_values
 from mmfl.params import Params, parts
-from mmfl.strategies import STRATEGIES
+from mmfl.strategies import strategy as algorithm
 from mmfl.strategies.base import Client, Module, Strategy, TensorInfo
-from mmfl.strategies.modules.mim import Mim
-from mmfl.strategies.modules.prototypes import Prototypes
-from mmfl.strategies.prior import Prior
 
 
 def build_network(method: str, params: Params, classes: int, task: str = "multilabel") -> Network:
@@ -49,7 +47,7 @@ def build_strategy(method: str, params: Params, network: Network, data: Data) ->
     if "mim" in names and params.mim.bank != "prototype":
         require_shared_pairs(method, strategy.clients)
     require_two_images(method, strategy.clients, network, params.train.size)
-    if isinstance(strategy, Prior):
+    if strategy.counts_labels:
         locations = np.unique(np.concatenate([client.locations for client in data.clients]))
         strategy.frequencies = torch.from_numpy(data.frequencies(locations)).float()
     return strategy
@@ -63,28 +61,11 @@ def assemble(
     clients: list[Client],
 ) -> Strategy:
     """A strategy by the name of its base and its modules; whose tensors these are is open."""
-    modules: list[Module] = []
-    if "mim" in names and params.mim.bank == "prototype":
-        modules.append(
-            Prototypes("mim", weight=params.mim.weight, temperature=params.mim.temperature)
-        )
-    elif "mim" in names:
-        mim = params.mim
-        modules.append(
-            Mim(
-                weight=mim.weight,
-                temperature=mim.temperature,
-                negatives=mim.negatives,
-                bank=mim.bank,  # type: ignore[arg-type]
-                features=mim.features,
-                cells=mim.cells,
-            )
-        )
-    if "prototypes" in names:
-        own = params.algorithms.prototypes
-        modules.append(Prototypes("prototypes", weight=own.weight, temperature=own.temperature))
+    modules: list[Module] = [
+        chosen.load("strategies.modules", name).build(params) for name in names if name != "fw"
+    ]
     hyper = getattr(params.algorithms, base, None)
-    return STRATEGIES[base](
+    return algorithm(base)(
         tensors, clients, hyper, modules, params.train.weights, params.train.statistics
     )
 

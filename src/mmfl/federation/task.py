@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmfl.evaluation.protocol import validation_score
+from mmfl.facts.tasks import IGNORED
 from mmfl.federation.bench import build_bench
 from mmfl.federation.data import Data, Normaliser
 from mmfl.federation.loading import Read, read_ahead
@@ -20,7 +21,6 @@ from mmfl.models.ensemble import Ensemble
 from mmfl.models.losses import wide
 from mmfl.models.network import Network, fewest_values
 from mmfl.params import Params
-from mmfl.params.tasks import IGNORED
 from mmfl.patches.augment import Turned
 from mmfl.patches.batching import batches, patterns
 from mmfl.randomness import generator

@@ -11,8 +11,8 @@ from affine import Affine
 from torch import Tensor
 
 from mmfl.evaluation.windows import padded
+from mmfl.facts.tasks import IGNORED, MASK
 from mmfl.federation.data import Data
-from mmfl.params.tasks import IGNORED, MASK
 from mmfl.patches.augment import Turned
 from mmfl.patches.labels import LABELS, read_classes
 from mmfl.patches.tiles import Masks, Tiles

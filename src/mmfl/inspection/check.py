@@ -19,12 +19,12 @@ from mmfl.archives.folder.files import Grid
 from mmfl.archives.folder.units import READ, spaced
 from mmfl.clients.manifest import group_names
 from mmfl.errors import UserError
+from mmfl.facts.description import Description, read_description
+from mmfl.facts.description_parts import Splits
+from mmfl.facts.tasks import TASKS
 from mmfl.inspection import overlap, survey
 from mmfl.inspection.archive import class_counts, pictures
 from mmfl.inspection.findings import Findings
-from mmfl.params.description import Description, read_description
-from mmfl.params.description_parts import Splits
-from mmfl.params.tasks import TASKS
 
 ROWS = 20  # of a table by group
 

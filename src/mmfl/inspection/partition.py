@@ -13,7 +13,7 @@ from mmfl.files import read_json
 from mmfl.inspection.findings import GALLERY, Findings
 from mmfl.inspection.gallery import load_gallery
 from mmfl.reporting import page
-from mmfl.reporting.partition import CAPTION
+from mmfl.reporting.partition import CAPTION, draw
 
 
 def inspect_partition(path: Path) -> Findings:
@@ -43,6 +43,7 @@ def inspect_partition(path: Path) -> Findings:
         if summary.get("sha256") != content_hash(frame):
             found.damage.append(f"{path.with_suffix('.json')}: is of another partition")
         found.facts["Held in every modality"] = f"{summary['shared_training_pairs']:,} (training)"
+        found.facts["Classes"] = f"{len(summary['classes'])}"
         found.facts["Held by nobody"] = f"{summary['without_holder']:,}"
         found.facts["Clients without training patches"] = (
             ", ".join(summary["empty_clients"]) or "none"
@@ -61,8 +62,8 @@ def inspect_partition(path: Path) -> Findings:
         found.damage.append(f"{path.with_suffix('.csv')}: not readable ({text})")
         counted = frame.groupby(["client", "group", "modality", "split"]).size()
         found.add("Clients", counted.unstack(fill_value=0).reset_index())
-    if path.with_suffix(".svg").is_file():
-        found.picture = page.picture(path.with_suffix(".svg"), *CAPTION)
+    if not found.damage:
+        found.picture = page.picture_of("clients", draw(table, summary), *CAPTION)
     store = path.resolve().parents[2] / "patches" / path.resolve().parent.name
     if (store / "labels").is_dir():
         with suppress(UserError):  # damage is told where the store is inspected

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from mmfl.errors import UserError
+from mmfl.facts.tasks import TASKS
 from mmfl.files import read_json
 from mmfl.inspection.findings import Findings
-from mmfl.params.tasks import TASKS
 from mmfl.sealed import RUN, Sealed
 
 WEIGHTS = ("model.safetensors", "best.safetensors")

@@ -19,7 +19,7 @@ from mmfl.archives.content import varies, worthless
 from mmfl.archives.folder import Folder, files, units
 from mmfl.archives.folder.statements import Statements
 from mmfl.errors import DamagedFile
-from mmfl.params.tasks import IGNORED
+from mmfl.facts.tasks import IGNORED
 
 T = TypeVar("T")
 WORKERS = 4

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmfl.errors import UserError
 from mmfl.models.dense import Features
 from mmfl.models.network import Network
-from mmfl.models.whitening import BatchWhitening2d
+from mmfl.models.norms import OwnNorm
 
 COMPILERS = ("g++", "clang++")
 SHAPES = 256
@@ -38,7 +38,7 @@ def compiled(network: Network) -> Callable[[str, Tensor], Features]:
     torch._dynamo.config.recompile_limit = SHAPES
     torch._dynamo.config.accumulated_recompile_limit = SHAPES
     for layer in network.modules():
-        if isinstance(layer, BatchWhitening2d):
+        if isinstance(layer, OwnNorm):
             layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
     found: Callable[[str, Tensor], Features] = torch.compile(network.features, dynamic=False)
     return found

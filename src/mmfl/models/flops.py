@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmfl.models.dense import Dense, Features
 from mmfl.models.losses import ntxent
 from mmfl.models.network import Network
-from mmfl.models.whitening import group_by_group
+from mmfl.models.norms import OwnNorm
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,11 @@ def counting(network: Network) -> Iterator[Counter]:
     """A counter of what the network does in training; its state is put back afterwards."""
     before = {key: value.clone() for key, value in network.state_dict().items()}
     network.train()
-    with group_by_group(), Counter() as counter:
+    own = {type(layer) for layer in network.modules() if isinstance(layer, OwnNorm)}
+    with ExitStack() as stack:
+        for kind in own:
+            stack.enter_context(kind.counted())
+        counter = stack.enter_context(Counter())
         yield counter
     network.zero_grad(set_to_none=True)
     network.load_state_dict(before)

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmfl import chosen
 from mmfl.errors import UserError
 from mmfl.models import fusion as fuse
 from mmfl.models.dense import Dense, Features, cell_means
-from mmfl.models.resnet import BACKBONES, Backbone, Norm
+from mmfl.models.norms import OwnNorm
+from mmfl.models.resnet import Backbone, Norm
 from mmfl.models.unet import Decoder, PixelClassifier, scales
-from mmfl.models.whitening import BatchWhitening2d
 
-NORMS = (nn.BatchNorm2d, BatchWhitening2d)
+NORMS = (nn.BatchNorm2d, OwnNorm)
 BRANCHES = ("backbones", "decoders", "heads")
 WHERE = {"none": (), "stem": ("stem",), "stem+layer1": ("stem", "layer1")}
 
@@ -79,7 +80,7 @@ class Network(nn.Module):
         self.task = task
         self.fusion = fusion
         norm = norm_factory(**(whitening or {"where": "none"}))
-        build = BACKBONES[backbone]
+        build = chosen.load("models.backbones", backbone).build
         self.backbones = nn.ModuleDict({q: build(bands[q], width, norm) for q in self.modalities})
         features = self.backbone(self.modalities[0]).width
         branches = len(bands) if fusion == "concat" else 1
@@ -193,7 +194,7 @@ def fewest_values(network: Network, size: int) -> int:
     sides: dict[int, int] = {}  # stride of statistics -> the smallest side of a map
 
     def look(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
-        every = layer.stride if isinstance(layer, BatchWhitening2d) else 1
+        every = layer.stride if isinstance(layer, OwnNorm) else 1
         sides[every] = min(sides.get(every, size), given[0].shape[2])
 
     layers = [layer for layer in network.modules() if isinstance(layer, NORMS)]
@@ -219,7 +220,9 @@ def norm_factory(where: str, **whitening: Any) -> Norm:
 
     def norm(channels: int, place: str) -> nn.Module:
         if where == "all" or place in WHERE[where]:
-            return BatchWhitening2d(channels, **whitening)
+            own = chosen.load("models", "whitening").BatchWhitening2d(channels, **whitening)
+            assert isinstance(own, nn.Module)
+            return own
         return nn.BatchNorm2d(channels)
 
     return norm

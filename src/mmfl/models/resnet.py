@@ -1,4 +1,4 @@
-"""Residual networks for any number of bands (He et al., 1512.03385), and a compact one.
+"""Parts of residual networks for any number of bands (He et al., 1512.03385).
 
 A backbone has `.stem`, `.stages` (a list), `.width` (features D); forward: (N, C, H, W) -> (N, D).
 Norm layers come from a factory `norm(channels, place)`, place in stem, layer1, layer2, ...
@@ -12,17 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Norm = Callable[[int, str], nn.Module]
-BACKBONES: dict[str, Callable[..., Backbone]] = {}
-
-
-def backbone(name: str) -> Callable[[Callable[..., Backbone]], Callable[..., Backbone]]:
-    """Register a backbone: a function (bands, width, norm) -> Backbone."""
-
-    def register(build: Callable[..., Backbone]) -> Callable[..., Backbone]:
-        BACKBONES[name] = build
-        return build
-
-    return register
 
 
 class Pointwise(nn.Conv2d):
@@ -116,52 +105,30 @@ class Backbone(nn.Module):
         return found
 
 
-def _stages(
+def stages(
     block: type[Basic] | type[Bottleneck],
     inputs: int,
     planes: list[int],
     depths: list[int],
     norm: Norm,
 ) -> tuple[list[nn.Module], int]:
-    stages: list[nn.Module] = []
+    """Stages of `depths` blocks with `planes` channels, and the channels of the last one."""
+    found: list[nn.Module] = []
     for index, (size, depth) in enumerate(zip(planes, depths, strict=True)):
         place, blocks = f"layer{index + 1}", []
         for position in range(depth):
             stride = 2 if index and not position else 1
             blocks.append(block(inputs, size, stride, norm, place))
             inputs = size * block.expansion
-        stages.append(nn.Sequential(*blocks))
-    return stages, inputs
+        found.append(nn.Sequential(*blocks))
+    return found, inputs
 
 
-@backbone("compact")
-def compact(bands: int, width: int, norm: Norm) -> Backbone:
-    """Stem of 3x3 with stride 2, three stages of one basic block, widths w, 2w, 4w."""
-    stem = nn.Sequential(
-        nn.Conv2d(bands, width, 3, 2, 1, bias=False), norm(width, "stem"), nn.ReLU()
-    )
-    stages, features = _stages(Basic, width, [width, 2 * width, 4 * width], [1, 1, 1], norm)
-    return Backbone(stem, stages, features)
-
-
-def _large_stem(bands: int, norm: Norm) -> nn.Sequential:
+def large_stem(bands: int, norm: Norm) -> nn.Sequential:
+    """7x7 with stride 2 to 64 channels, then max pooling: that of a ResNet for large images."""
     return nn.Sequential(
         nn.Conv2d(bands, 64, 7, 2, 3, bias=False),
         norm(64, "stem"),
         nn.ReLU(),
         nn.MaxPool2d(3, 2, 1),
     )
-
-
-@backbone("resnet18")
-def resnet18(bands: int, width: int, norm: Norm) -> Backbone:
-    """ResNet-18; `width` is not used."""
-    stages, features = _stages(Basic, 64, [64, 128, 256, 512], [2, 2, 2, 2], norm)
-    return Backbone(_large_stem(bands, norm), stages, features)
-
-
-@backbone("resnet50")
-def resnet50(bands: int, width: int, norm: Norm) -> Backbone:
-    """ResNet-50 (stride on the 3x3 convolution); `width` is not used."""
-    stages, features = _stages(Bottleneck, 64, [64, 128, 256, 512], [3, 4, 6, 3], norm)
-    return Backbone(_large_stem(bands, norm), stages, features)

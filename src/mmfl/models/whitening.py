@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mmfl.errors import UserError
+from mmfl.models.norms import OwnNorm
 
 FLOOR = 1e-6
 PIECE = 1 << 18  # numbers: 1 MB of float32
@@ -274,7 +275,7 @@ def images(flat: Tensor, like: Tensor) -> Tensor:
     return flat.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
-class BatchWhitening2d(nn.Module):
+class BatchWhitening2d(OwnNorm):
     """Drop-in for `nn.BatchNorm2d`: (N, C, H, W) -> the same shape, whitened within groups.
 
     `running_mean` (C,) and `running_cov` (C/g, g, g) are kept un-shrunk, from 0 and I.
@@ -339,6 +340,8 @@ class BatchWhitening2d(nn.Module):
                     wide, kernel.reshape(-1, self.group, 1, 1), shift, groups=len(kernel)
                 )
         return out.to(x.dtype)
+
+    counted = staticmethod(group_by_group)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, covariance: Tensor) -> None:

@@ -14,7 +14,7 @@ from mmfl.params.algorithms import (
     parse_method,
     parts,
 )
-from mmfl.params.archives import ARCHIVES, S1_BANDS, S2_BANDS, SIMULATED, known
+from mmfl.params.archives import ARCHIVES, SIMULATED, known
 from mmfl.params.loading import load, validate
 from mmfl.params.registry import ASSIGNMENTS, BACKBONES, SCENARIOS
 from mmfl.params.schema import (
@@ -38,7 +38,6 @@ from mmfl.params.sections import (
     Policy,
     Section,
     one_of,
-    stored,
 )
 
 __all__ = [
@@ -49,8 +48,6 @@ __all__ = [
     "BASES",
     "FEDERATED",
     "MODULES",
-    "S1_BANDS",
-    "S2_BANDS",
     "SCENARIOS",
     "SIMULATED",
     "Algorithms",
@@ -73,7 +70,6 @@ __all__ = [
     "runs",
     "runs_of",
     "step_values",
-    "stored",
     "train_values",
     "trials",
     "validate",

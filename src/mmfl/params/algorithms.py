@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mmfl.params.faults import Fault
+from mmfl.facts.faults import Fault
 from mmfl.params.sections import FINITE, SMALL, WEIGHT, Section, Temperature, Weight, one_of
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-S1_BANDS = ("VV", "VH")
-S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
-S2_TRAINED = tuple(band for band in S2_BANDS if band not in ("B01", "B09"))  # 10 m and 20 m
+from mmfl.facts.bands import S1_BANDS, S2_BANDS, S2_TRAINED
+from mmfl.facts.description import read_description
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,6 @@ def known(name: str, folders: dict[str, str]) -> Known:
     """
     if name not in folders:
         return ARCHIVES[name]
-    from mmfl.params.description import read_description
-
     described = read_description(Path(folders[name]).expanduser())
     bands = {q: tuple(modality.bands) for q, modality in described.modalities.items()}
     return Known(described.task, bands, bands, tuple(described.groups))

@@ -8,11 +8,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from mmfl.params.archives import ARCHIVES, S1_BANDS, S2_BANDS
+from mmfl.facts.bands import IMAGERY, S1_BANDS, S2_BANDS
 from mmfl.params.sections import Section, one_of
 
-BANDS = ARCHIVES["dynamicworld-expert"].bands  # modality -> bands of its images, in this order
-SENSORS = tuple(BANDS)
+SENSORS = tuple(IMAGERY)
 GRD = (
     "a plain GRD is uncalibrated and carries ground control points instead of a grid; take a "
     "terrain-corrected collection such as sentinel-1-rtc of planetary-computer"
@@ -147,7 +146,7 @@ class Imagery(Section):
                     f"{modality}: {name} cannot serve it: "
                     + (why or f"expected collections.{modality} in its entry")
                 )
-            for band in BANDS[modality]:
+            for band in IMAGERY[modality]:
                 if band not in chosen.assets:
                     raise ValueError(f"catalogue {name}: expected the asset of {band} in assets")
             if chosen.signing != "none" and not chosen.token_url:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mmfl.errors import UserError
-from mmfl.params.faults import Fault
-from mmfl.params.reading import read_yaml
+from mmfl.facts.faults import Fault
+from mmfl.facts.reading import read_yaml
 from mmfl.params.schema import Params, validated
 
 WHAT = "a parameter file such as params.yaml"

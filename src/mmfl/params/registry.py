@@ -1,8 +1,8 @@
 """What a parameter file may name, and what has to be known of it before anything runs.
 
-The functions of these names are in packages that need pandas or torch, which Snakemake and DVC do
-not load: `mmfl/clients/scenarios.py`, `mmfl/clients/assignments.py`, `mmfl/models/`. They register
-under a name that stands here, and tests hold that none is missing.
+A name stands for a file of a package that needs pandas or torch, which Snakemake and DVC do not
+load: `mmfl/clients/scenarios/`, `mmfl/models/backbones/` (`mmfl.chosen` imports it), or for a
+function of `mmfl/clients/assignments.py`. Tests hold that none is missing.
 """
 
 from __future__ import annotations

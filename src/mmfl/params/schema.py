@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from mmfl.errors import UserError
+from mmfl.facts.bands import stored
+from mmfl.facts.faults import Fault, first, shown
+from mmfl.facts.reading import Key
 from mmfl.params.algorithms import ANCHORS, Algorithms, check_optimiser, parts
 from mmfl.params.archives import ARCHIVES, SIMULATED, Known, known
-from mmfl.params.faults import Fault, first, shown
 from mmfl.params.imagery import Imagery
-from mmfl.params.reading import Key
 from mmfl.params.registry import ASSIGNMENTS, BACKBONES, SCENARIOS
 from mmfl.params.sections import (
     Download,
@@ -36,7 +37,6 @@ from mmfl.params.sections import (
     Tune,
     Whitening,
     one_of,
-    stored,
 )
 
 T = TypeVar("T")

@@ -23,9 +23,9 @@ from pydantic import (
     model_validator,
 )
 
+from mmfl.facts.bands import S1_BANDS, S2_TRAINED
+from mmfl.facts.faults import Fault
 from mmfl.files import digest
-from mmfl.params.archives import S1_BANDS, S2_TRAINED
-from mmfl.params.faults import Fault
 from mmfl.params.registry import ASSIGNMENTS, BACKBONES, SCENARIOS
 
 Policy = Literal["modality", "average", "local"]
@@ -95,11 +95,6 @@ class Split(Section):
         "stop", description="a patch that cannot be used: stop, or skip it and list it"
     )
     shard_size: int = Field(4096, ge=1, le=IMAGES, description="patches in a shard")
-
-
-def stored(modality: str) -> str:
-    """The modality of the archive that a client's modality is read from: `s2-20m` is part of s2."""
-    return modality.partition("-")[0]
 
 
 class Partition(Section):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmfl.archives import Archive, Fault
+from mmfl.archives.base import Archive, Fault
 from mmfl.errors import UserError
 from mmfl.files import atomic
 from mmfl.patches.streaming import Told, missing, read_told, stranger

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from mmfl.errors import DamagedFile, UserError
+from mmfl.facts.tasks import MASK
 from mmfl.files import file_sha256, read_json, write_json
 from mmfl.intact import Watch
-from mmfl.params.tasks import MASK
 
 STORE = "store.json"
 LABELS = "labels"

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from mmfl.archives import Fault, Modality
+from mmfl.archives.base import Fault, Modality
 from mmfl.files import digest, file_sha256, write_json
 
 SHARD_BYTES = 1 << 30

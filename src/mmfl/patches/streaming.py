@@ -20,12 +20,14 @@ from typing import IO, Any
 import numpy as np
 
 from mmfl import tar as tars
-from mmfl.archives import Archive, Fault, Modality
 from mmfl.archives.base import (
     LABELS,
     REMEDY,
+    Archive,
     Band,
+    Fault,
     Labels,
+    Modality,
     parsed,
     pixels_only,
     read_band,

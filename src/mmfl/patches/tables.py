@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from mmfl.facts.tasks import MASK, MASK_COLUMNS
 from mmfl.files import atomic
-from mmfl.params.tasks import MASK, MASK_COLUMNS
 
 
 def group_columns(metadata: pd.DataFrame, modalities: Sequence[str]) -> list[str]:

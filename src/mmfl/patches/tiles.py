@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmfl.params.tasks import IGNORED
+from mmfl.facts.tasks import IGNORED
 from mmfl.patches.labels import Store
 from mmfl.patches.reader import Patches, blank, resize, sources
 

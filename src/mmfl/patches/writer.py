@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mmfl.archives import Archive, Fault, Modality
-from mmfl.archives.base import MASK, REMEDY, pixels_only
+from mmfl.archives.base import MASK, REMEDY, Archive, Fault, Modality, pixels_only
 from mmfl.archives.content import varies, worthless
 from mmfl.errors import DamagedFile
+from mmfl.facts.tasks import MASK_COLUMNS
 from mmfl.files import write_json
-from mmfl.params.tasks import MASK_COLUMNS
 from mmfl.patches import streaming
 from mmfl.patches.shards import (
     Note,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from mmfl.params.tasks import DIVERGED, Task
-from mmfl.reporting import figures
+from mmfl.facts.tasks import DIVERGED, Task
+from mmfl.reporting import figures, partition
 from mmfl.reporting.gather import Confusions, confusion_frame
 
 
@@ -32,8 +33,15 @@ def write_figures(
     counts: dict[str, int],
     baseline: str,
     task: Task,
+    holders: tuple[pd.DataFrame, dict[str, Any]] | None = None,
 ) -> None:
+    """Write every figure; `holders` are the clients and the summary of the partition."""
     labels = dict(zip(listed["run"], listed["label"], strict=True))
+
+    if holders is None:
+        figures.save(folder, "clients", figures.nothing("No partition is known."), pd.DataFrame())
+    else:
+        figures.save(folder, "clients", partition.draw(*holders), holders[0])
 
     curve = rounds[rounds["client"] == "server"]
     curve = curve[curve["val_score"].notna() | (curve["state"] == DIVERGED)]

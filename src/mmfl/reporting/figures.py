@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mmfl.params.tasks import DIVERGED, Task
+from mmfl.facts.tasks import DIVERGED, Task
 from mmfl.reporting.cells import ALPHA, quantity
 from mmfl.reporting.style import INK, MUTED, heat, looks, save_svg, short, style, top_ticks
 from mmfl.reporting.texts import WORDS, capital, modality_names

@@ -17,7 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from mmfl.params.tasks import IGNORED
+from mmfl.facts.tasks import IGNORED
 from mmfl.reporting.style import INK, MUTED, short, style
 from mmfl.reporting.texts import modality_names
 

@@ -16,8 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmfl.errors import UserError
+from mmfl.facts.tasks import Task
 from mmfl.files import read_json
-from mmfl.params.tasks import Task
 from mmfl.reporting.tables import compared
 from mmfl.sealed import Sealed, scored, trained
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from mmfl.params.tasks import Task
+from mmfl.facts.tasks import Task
 from mmfl.reporting.cells import (
     claim,
     delta,

@@ -6,17 +6,20 @@ import importlib.metadata
 import os
 import platform
 import re
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from mmfl.reporting.cells import quantity
 from mmfl.reporting.layout import Table
+from mmfl.reporting.style import save_svg, style
 from mmfl.reporting.texts import modality_names
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -47,10 +50,20 @@ def render(template: Path = TEMPLATE, **values: Any) -> str:
 
 def picture(path: Path, alt: str, caption: str) -> Picture:
     """An svg file for inlining: without its XML header, ids made unique on the page, scalable."""
-    text = path.read_text(encoding="utf-8")
+    return _inline(path.stem, path.read_text(encoding="utf-8"), alt, caption)
+
+
+def picture_of(name: str, figure: Figure, alt: str, caption: str) -> Picture:
+    """The same of a figure that lies in no file."""
+    with tempfile.TemporaryDirectory() as folder, style():
+        path = Path(folder, f"{name}.svg")
+        save_svg(figure, path)
+        return replace(picture(path, alt, caption), data="")
+
+
+def _inline(stem: str, text: str, alt: str, caption: str) -> Picture:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    stem = path.stem
     text = re.sub(r'\bid="', f'id="{stem}-', text)
     text = re.sub(r"url\(#", f"url(#{stem}-", text)
     text = re.sub(r'href="#', f'href="#{stem}-', text)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmfl.reporting.style import COLOURS, INK, heat, save_svg, short, style, top_ticks
+from mmfl.reporting.style import COLOURS, INK, heat, short, style, top_ticks
 
 SHOWN = 120  # clients
 CAPTION = (
@@ -19,13 +19,14 @@ CAPTION = (
 SPLITS = ("train", "validation", "test")
 
 
-def draw(path: Path, clients: pd.DataFrame, shares: pd.DataFrame) -> None:
-    """Write an svg; equal frames give equal bytes.
+def draw(clients: pd.DataFrame, summary: dict[str, Any]) -> Figure:
+    """The picture.
 
     Args:
-        clients: a row per client: client, modalities, train, validation, test, divergence.
-        shares: clients x classes, share of a client's training locations that have the class.
+        clients: the partition's table: client, modalities, train, validation, test, divergence.
+        summary: the partition's summary: each client's labels, the names of the classes.
     """
+    shares = label_shares(clients, summary)
     left_out = len(clients) - SHOWN
     if left_out > 0:
         largest = clients[list(SPLITS)].sum(axis=1).nlargest(SHOWN).index
@@ -59,4 +60,17 @@ def draw(path: Path, clients: pd.DataFrame, shares: pd.DataFrame) -> None:
         bars.set_ylim(count, 0)
         if left_out > 0:
             figure.suptitle(f"The {SHOWN} largest of {SHOWN + left_out} clients", fontsize=8.5)
-        save_svg(figure, path)
+    return figure
+
+
+def label_shares(clients: pd.DataFrame, summary: dict[str, Any]) -> pd.DataFrame:
+    """Clients x classes: share of a client's training locations that have the class."""
+    classes = summary["classes"]
+    shares = {
+        row.client: [
+            summary["clients"][row.client]["labels"].get(str(k), 0) / (row.train or np.nan)
+            for k in range(len(classes))
+        ]
+        for row in clients.itertuples()
+    }
+    return pd.DataFrame.from_dict(shares, orient="index", columns=classes)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from mmfl.params.tasks import DIVERGED, TASKS, Task
+from mmfl.facts.tasks import DIVERGED, TASKS, Task
 
 ESTIMATE = ("mean", "sd", "low", "high", "n")
 DELTA = ("diff", "diff_sd", "diff_low", "diff_high", "diff_n", "p", "p_holm", "tests")

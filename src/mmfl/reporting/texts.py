@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmfl.params.tasks import Task
+from mmfl.facts.tasks import Task
 
 SENSORS = {"s1": "Sentinel-1", "s2": "Sentinel-2"}
 

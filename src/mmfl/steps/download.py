@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from mmfl import chosen
 from mmfl.archives import get
-from mmfl.archives.folder import verify
 from mmfl.errors import UserError
 from mmfl.fetch.files import fetch, recorded_sha256
 from mmfl.fetch.manifest import File, read_manifest
-from mmfl.fetch.stac.imagery import SCENES, check, fetch_imagery, table
+from mmfl.fetch.stac.listing import SCENES, check, table
 from mmfl.fetch.unpack import unpack
 from mmfl.files import digest, file_sha256, write_json, write_text
 from mmfl.intact import digests
@@ -77,7 +77,8 @@ def run(
     images = root / IMAGERY
     tiles = None if imagery is None or images.is_dir() else get(archive, root).tiles(root)
     if tiles is not None and imagery is not None:
-        images = fetch_imagery(tiles, imagery, store, parallel=parallel, pause=pause)
+        search = chosen.load("fetch.stac", "imagery")
+        images = search.fetch_imagery(tiles, imagery, store, parallel=parallel, pause=pause)
         root = _joined(archive, root, images, store)
     kept = images / SCENES
     write_text(out / SCENES, kept.read_text(encoding="utf-8") if kept.is_file() else table([]))
@@ -176,7 +177,8 @@ def _each(files: list[File], store: Path, parallel: int) -> Iterator[tuple[File,
 
 def _local(archive: str, local: Path) -> tuple[list[Row], Path]:
     if local.suffix in (".yaml", ".yml"):
-        return verify(archive, local)
+        rows, root = chosen.load("archives", "folder").verify(archive, local)
+        return rows, root
     names = get(archive).metadata_files
     files = [local / name for name in names if (local / name).is_file()]
     if not files:

@@ -1,4 +1,4 @@
-"""Partition: index and labels in; a manifest of clients, its summary, table and picture out.
+"""Partition: index and labels in; a manifest of clients, its summary and table out.
 
 No shard is opened.
 """
@@ -9,7 +9,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import compute
@@ -18,13 +17,12 @@ from mmfl.clients.manifest import Manifest, build, write_manifest
 from mmfl.clients.table import client_table
 from mmfl.files import atomic, write_json
 from mmfl.patches.labels import LABELS, Store, read_labels
-from mmfl.reporting.partition import draw
 
 log = logging.getLogger(__name__)
 
 
 def run(*, patches: Path, out: Path, **choice: Any) -> Manifest:
-    """Write `out` (.parquet) and beside it a summary (.json), a row per client (.csv), a picture.
+    """Write `out` (.parquet) and beside it a summary (.json) and a row per client (.csv).
 
     `choice` are the arguments of `build`.
     """
@@ -34,8 +32,7 @@ def run(*, patches: Path, out: Path, **choice: Any) -> Manifest:
     clients = client_table(summary, tuple(summary["without_partner"]))
     with atomic(out.with_suffix(".csv")) as temporary:
         clients.to_csv(temporary, index=False, lineterminator="\n")
-    draw(out.with_suffix(".svg"), clients, label_shares(summary, clients, classes))
-    write_json(out.with_suffix(".json"), summary)
+    write_json(out.with_suffix(".json"), {**summary, "classes": list(classes)})
     write_manifest(out, manifest.frame)
     if summary["empty_clients"]:
         log.warning("clients without training patches: %s", ", ".join(summary["empty_clients"]))
@@ -45,20 +42,6 @@ def run(*, patches: Path, out: Path, **choice: Any) -> Manifest:
     if summary["without_holder"]:
         log.warning("locations that no client holds: %d", summary["without_holder"])
     return manifest
-
-
-def label_shares(
-    summary: dict[str, Any], clients: pd.DataFrame, classes: tuple[str, ...]
-) -> pd.DataFrame:
-    """Clients x classes: share of a client's training locations that have the class."""
-    shares = {
-        row.client: [
-            summary["clients"][row.client]["labels"].get(str(k), 0) / (row.train or np.nan)
-            for k in range(len(classes))
-        ]
-        for row in clients.itertuples()
-    }
-    return pd.DataFrame.from_dict(shares, orient="index", columns=list(classes))
 
 
 def location_table(patches: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:

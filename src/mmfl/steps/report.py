@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import textwrap
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mmfl import code
 from mmfl.errors import UserError
 from mmfl.evaluation.bootstrap import bootstrap
 from mmfl.evaluation.statistics import differences, summarise
+from mmfl.facts.tasks import TASKS, Task
 from mmfl.files import read_json, write_json, write_text
 from mmfl.params import SIMULATED, Params, clients_name, load, runs
-from mmfl.params.tasks import TASKS, Task
 from mmfl.patches.faults import COLUMNS, SKIPPED, read_skipped
 from mmfl.patches.labels import LABELS, Store
+from mmfl.pipeline import code
 from mmfl.reporting import album, layout, page, tables, texts, writers
 from mmfl.reporting.gallery import Gallery
 from mmfl.reporting.gather import (
@@ -54,6 +54,7 @@ def run(params: Params, archive: str) -> None:
         clients=clients,
         runs=described_runs(params, archive),
         out=Path("results", archive, clients),
+        partition=Path("data/clients", archive, clients),
         baseline=params.report.baseline,
     )
 
@@ -84,7 +85,7 @@ def run_page(params: Params, archive: str, params_file: Path) -> None:
         source_digest=", ".join(f"{step} {code.digest(step)}" for step in code.STEPS),
         out=Path("page", f"{archive}.html"),
         others=[name for name in load(params_file).archives if name != archive],
-        partition=Path("data/clients", archive, f"{clients}.parquet"),
+        partition=Path("data/clients", archive, clients),
         attended=read_rounds(own),
         skipped=read_skipped(patches / LABELS / SKIPPED),
         gallery=load_gallery(
@@ -114,9 +115,12 @@ def tables_of(
     clients: str,
     runs: list[Run],
     out: Path,
+    partition: Path | None = None,
     baseline: str = "mf",
 ) -> None:
     """Write tables/, figures/ and metrics.json; `out` is replaced as a whole.
+
+    `partition` is the manifest's path without its end, beside which summary and table lie.
 
     Raises:
         UserError: a run's file is missing, damaged or of another run, or the baseline is
@@ -143,7 +147,10 @@ def tables_of(
             laid = layout.LAYOUTS[name](frames[name], baseline, task)
             writers.write_table(temporary / "tables", frames[name], laid, archive in SIMULATED)
         counts = positives(own[0], names) if task.name != "pixel" else _pixels(runs, names)
-        album.write_figures(temporary / "figures", listed, frames, rounds, counts, baseline, task)
+        album.write_figures(
+            temporary / "figures", listed, frames, rounds, counts, baseline, task,
+            None if partition is None else holders(partition),
+        )  # fmt: skip
         write_json(temporary / "metrics.json", tables.metrics(frames["comparison"], task))
         _replace(temporary, out)
     finally:
@@ -225,6 +232,12 @@ def _table(results: Path, name: str) -> pd.DataFrame:
     return _csv(results / "tables" / f"{name}.csv", "report")
 
 
+def holders(partition: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """(a row per client, summary) of a partition, by its manifest's path without its end."""
+    summary = read_json(Path(f"{partition}.json"), "partition")
+    return _csv(Path(f"{partition}.csv"), "partition"), summary
+
+
 def _csv(path: Path, step: str) -> pd.DataFrame:
     try:
         return writers.read_csv(path)
@@ -253,7 +266,7 @@ def write_page(
     Args:
         others: archives whose pages lie beside this one.
         measured: `<method>/<variant>/seed-<n>.json` of the runs, where they exist.
-        partition: the manifest, beside which summary, table and picture lie.
+        partition: the manifest's path without its end, beside which summary and table lie.
         attended: seed, round, client, state of the baseline's runs.
         skipped: patches that the split left out, as `faults.read_skipped` returns them.
         gallery: pictures of test locations with predictions.
@@ -261,19 +274,11 @@ def write_page(
     laid = laid_out(results)
     cost, compared = _table(results, "cost"), _table(results, "comparison")
     task, simulated = tables.task_of(compared), archive in SIMULATED
-    holders: dict[str, Any] = {}
-    clients_table = page.clients_table(pd.DataFrame(), holders)
+    held = (pd.DataFrame(), {}) if partition is None else holders(partition)
     pictures = {
         name: page.picture(results / "figures" / f"{name}.svg", alt, caption)
-        for name, (alt, caption) in texts.captions(task).items()
+        for name, (alt, caption) in (texts.captions(task) | {"clients": CAPTION}).items()
     }
-    if partition is not None:
-        holders = read_json(partition.with_suffix(".json"), "partition")
-        clients_table = page.clients_table(
-            _csv(partition.with_suffix(".csv"), "partition"), holders
-        )
-        drawn = page.picture(partition.with_suffix(".svg"), *CAPTION)
-        pictures["partition"] = replace(drawn, data=str(partition.with_suffix(".csv")))
     text = page.render(
         archive=archive,
         title=texts.title(archive, simulated),
@@ -286,7 +291,7 @@ def write_page(
         measured=page.measured_table(
             read_measured(measured), dict(zip(cost["run"], cost["label"], strict=True))
         ),
-        holders=clients_table,
+        holders=page.clients_table(*held),
         attendance=page.attendance_table(
             pd.DataFrame(columns=ATTENDED) if attended is None else attended
         ),
@@ -297,7 +302,7 @@ def write_page(
         origin={
             "Archive": archive + (" (simulated)" if simulated else ""),
             "Partition": clients,
-            "Partition SHA-256": holders.get("sha256", "not known"),
+            "Partition SHA-256": held[1].get("sha256", "not known"),
             "Source of each step": source_digest,
             "Tables": str(results),
         },

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmfl import code
+from mmfl import chosen
 from mmfl.cache import Unit
 from mmfl.errors import UserError
 from mmfl.files import digest
 from mmfl.params import Params, step_values
 from mmfl.params.archives import SIMULATED
+from mmfl.pipeline.jobs import source
 
 
 def unit(params: Params, archive: str) -> Unit:
@@ -24,7 +25,9 @@ def unit(params: Params, archive: str) -> Unit:
     if archive not in SIMULATED:
         raise UserError(f"simulate: found {archive}, expected one of {', '.join(SIMULATED)}")
     values = step_values(params, "simulate", archive)
-    described = {"archive": archive, "values": values, "code": code.digest("simulate")}
+    described = {
+        "archive": archive, "values": values, "code": source("simulate", params, archive),
+    }  # fmt: skip
     return Unit("simulate", digest(described))
 
 
@@ -42,15 +45,6 @@ def run(params: Params, archive: str, *, fresh: bool = False) -> None:
         if entry.done:
             return
         entry.discard()  # what a killed run left
-        from mmfl.archives import simulated, simulated_tiles
-
-        s = params.simulate
-        if archive == "simulated":
-            simulated.generate(
-                entry.folder, pairs=s.pairs, seed=s.seed, countries=s.countries, unpaired=s.unpaired
-            )
-        else:
-            simulated_tiles.generate(
-                entry.folder, tiles=s.tiles, size=s.tile_size, seed=s.seed, unpaired=s.unpaired
-            )
+        drawn = step_values(params, "simulate", archive)["simulate"]
+        chosen.load("archives.simulation", archive).generate(entry.folder, **drawn)
         entry.complete()

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mmfl import code
 from mmfl.cache import Unit
 from mmfl.clients.manifest import content_hash, read_manifest
 from mmfl.federation import checkpoint
@@ -36,8 +35,9 @@ from mmfl.models.flops import forward_flops, training_flops
 from mmfl.models.network import initialise
 from mmfl.params import Params, RunSpec, find_entry, parts, resolve, runs_of
 from mmfl.patches.labels import Store
+from mmfl.pipeline import code
+from mmfl.pipeline.units import train_unit
 from mmfl.strategies.base import Server, Strategy, everyone
-from mmfl.units import train_unit
 
 SEALED = ("model.safetensors", "best.safetensors", "rounds.csv")  # listed by digest in run.json
 WORK = ".work"  # checkpoints of a run in progress, within its cache unit

@@ -11,9 +11,9 @@ import yaml
 
 from mmfl import sealed
 from mmfl.errors import UserError
+from mmfl.facts.tasks import DIVERGED
 from mmfl.files import atomic, write_text
 from mmfl.params import MethodEntry, Params, runs_of, trials, variant
-from mmfl.params.tasks import DIVERGED
 
 SCORE = "validation"
 log = logging.getLogger(__name__)

@@ -98,6 +98,9 @@ class Strategy:
     """Slots that a client returns beside its differences."""
     extra_forwards = 0
     """Forward passes (features and projection) that a local step adds."""
+    counts_labels = False
+    """Whether it wants the class frequencies of the training data, in `frequencies`."""
+    frequencies: Tensor | None = None
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ class Prior(Strategy):
     """No client trains; `start` keeps the frequencies, which `setup` counts in the labels."""
 
     exchanges = False
-    frequencies: Tensor | None = None
+    counts_labels = True
 
     def trainers(self, clients: Sequence[Client]) -> list[Client]:
         return []

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from mmfl import made
-from mmfl.code import STEPS
 from mmfl.errors import UserError
+from mmfl.params import Params
+from mmfl.pipeline.jobs import STAGES, start
 
 LOCK = "dvc.lock"
 PARAMS = "params.yaml"
@@ -66,13 +66,13 @@ class Revision:
         """A file's bytes, or None if the revision has no such file."""
         return _git("show", f"{self.commit}:./{path}")
 
-    def code(self, step: str, archive: str) -> str:
-        """Digest of the code of a step in the revision (`mmfl.code`)."""
+    def start(self, params: Params, archive: str) -> dict[str, Any]:
+        """What decides each job of an archive with the code of the revision."""
         data = _git("archive", self.commit, "src") or b""
         with tempfile.TemporaryDirectory() as folder:
             with tarfile.open(fileobj=io.BytesIO(data)) as tar:
                 tar.extractall(folder, filter="data")
-            return made.code_of(step, archive, Path(folder, "src"))
+            return start(params, archive, Path(folder, "src"))
 
     def files(self, folder: str) -> list[str]:
         """The files below a folder, or the file itself."""
@@ -106,7 +106,7 @@ class Revision:
             stages = [
                 _stage(step, archive, lock[f"{step}@{archive}"])
                 for archive in archives
-                for step in STEPS
+                for step in STAGES
             ]
         except KeyError as error:
             raise UserError(f"{LOCK} in {self}: {error} is missing; {again}") from None

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mmfl import code, made
 from mmfl.errors import UserError
+from mmfl.facts.tasks import TASKS
 from mmfl.params import clients_name, load
-from mmfl.params.tasks import TASKS
+from mmfl.pipeline.jobs import code_files, start
 from mmfl.steps.report import described_runs, tables_of
 from mmfl.verification.cells import Compared, compare_csv, compare_metrics
 from mmfl.verification.committed import LOCK, PARAMS, Revision, Stage, mapping
@@ -112,28 +112,30 @@ def _same_start(stages: list[Stage], revision: Revision) -> int:
         UserError: the parameters or the code here are not those that the lock lists.
     """
     params, source = load(PARAMS), Path("src").resolve()
-    here = {archive: made.start(params, archive) for archive in params.archives}
+    here = {archive: start(params, archive, source) for archive in params.archives}
     other: list[Stage] = []
     for stage in stages:
         expected = stage.params.get(f"{START}/{stage.archive}.json", {}).get(stage.step)
-        if not isinstance(expected, dict):
+        if not isinstance(expected, dict) or not all(
+            isinstance(v, dict) for v in expected.values()
+        ):
             raise UserError(
                 f"{LOCK} in {revision}: {stage.step}@{stage.archive} has no digests of values and "
                 "code, expected the lock of this version of mmfl; run dvc repro there and commit"
             )
         now = here.get(stage.archive, {}).get(stage.step, {})
-        if {**now, "code": ""} != {**expected, "code": ""}:
+        if _values(now) != _values(expected):
             raise UserError(
                 f"{PARAMS}: other parameters than in {LOCK} of {revision}, {_edited(revision)} "
                 f"({stage.step} of {stage.archive}); restore them and run dvc repro, or name "
                 "another revision with --against"
             )
-        if made.code_of(stage.step, stage.archive, source) != expected["code"]:
+        if now != expected:
             other.append(stage)
     if other:
         steps = ", ".join(dict.fromkeys(stage.step for stage in other))
         step, archive = other[0].step, other[0].archive
-        if revision.code(step, archive) == made.code_of(step, archive, source):
+        if revision.start(params, archive)[step] == here[archive][step]:
             remedy = (
                 f"{LOCK} is older than the code that is committed with it: run dvc repro in "
                 f"{revision} and commit, or name the revision of the lock with --against"
@@ -143,7 +145,13 @@ def _same_start(stages: list[Stage], revision: Revision) -> int:
         raise UserError(
             f"code: src/mmfl differs from that of {LOCK} in {revision} for {steps}; {remedy}"
         )
-    return len({name for step in code.STEPS for name in code.modules(step, source)})
+    return len(
+        {name for stage in stages for name in code_files(stage.step, params, stage.archive, source)}
+    )
+
+
+def _values(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: job.get("values") for name, job in found.items()}
 
 
 def _edited(revision: Revision) -> str:
@@ -305,6 +313,7 @@ class _Archive:
                 clients=clients_name(params),
                 runs=described_runs(params, self.archive),
                 out=out,
+                partition=Path("data/clients", self.archive, clients_name(params)),
                 baseline=params.report.baseline,
             )
         except UserError as error:

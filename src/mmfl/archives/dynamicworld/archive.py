@@ -35,8 +35,8 @@ from mmfl.archives.dynamicworld.files import grid_of, opened, read_bands, same, 
 from mmfl.archives.dynamicworld.location import label_path, labels, located
 from mmfl.archives.dynamicworld.table import XLSX
 from mmfl.errors import DamagedFile
-from mmfl.params.archives import S1_BANDS, S2_TRAINED
-from mmfl.params.tasks import IGNORED
+from mmfl.facts.bands import S1_BANDS, S2_TRAINED
+from mmfl.facts.tasks import IGNORED
 
 CLASSES = (
     "water", "trees", "grass", "flooded vegetation", "crops", "shrub and scrub", "built", "bare",

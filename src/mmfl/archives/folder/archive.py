@@ -20,8 +20,8 @@ from mmfl.archives.folder import files, units
 from mmfl.archives.folder import table as tables
 from mmfl.archives.folder.statements import Statements
 from mmfl.errors import DamagedFile, UserError
-from mmfl.params.description import Description, read_description
-from mmfl.params.description_parts import Images
+from mmfl.facts.description import Description, read_description
+from mmfl.facts.description_parts import Images
 
 log = logging.getLogger(__name__)
 RESOLUTION = 10  # of images whose pixels have no known size

@@ -18,8 +18,8 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from mmfl.archives.folder import naming
 from mmfl.errors import DamagedFile
-from mmfl.params.description_parts import Axes, Images, Pixels
-from mmfl.params.tasks import IGNORED
+from mmfl.facts.description_parts import Axes, Images, Pixels
+from mmfl.facts.tasks import IGNORED
 
 REMEDY = "correct it, or leave it out with split.on_error: skip"
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG"}

@@ -9,8 +9,8 @@ from pathlib import Path
 from mmfl.archives.base import MASK
 from mmfl.archives.folder.archive import Folder
 from mmfl.archives.folder.table import base_folder, named, table_path
+from mmfl.facts.description import read_description
 from mmfl.files import digest, file_sha256
-from mmfl.params.description import read_description
 
 log = logging.getLogger(__name__)
 LIMIT = 2_000_000_000  # bytes of images up to which they are read

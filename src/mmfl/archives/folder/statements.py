@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfl.archives.folder import files, naming
-from mmfl.params.description_parts import Images
+from mmfl.facts.description_parts import Images
 
 
 class Statements:

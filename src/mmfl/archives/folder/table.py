@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 
 from mmfl.errors import UserError
-from mmfl.params.description import Description, read_description
-from mmfl.params.description_parts import Column, Images, Pixels, Words, whole
+from mmfl.facts.description import Description, read_description
+from mmfl.facts.description_parts import Column, Images, Pixels, Words, whole
 
 log = logging.getLogger(__name__)
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")

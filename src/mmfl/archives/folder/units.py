@@ -19,7 +19,7 @@ import numpy as np
 
 from mmfl.archives.folder import naming
 from mmfl.errors import DamagedFile
-from mmfl.params.description_parts import Images
+from mmfl.facts.description_parts import Images
 
 if TYPE_CHECKING:
     from mmfl.archives.folder.archive import Folder

@@ -23,7 +23,7 @@ from mmfl.archives.simulation.locations import (
 )  # fmt: skip
 from mmfl.archives.simulation.pixels import Country
 from mmfl.errors import UserError
-from mmfl.params.archives import S2_BANDS, S2_TRAINED
+from mmfl.facts.bands import S2_BANDS, S2_TRAINED
 
 MONTHS = {"DJF": (1, 2, 12), "MAM": (3, 4, 5), "JJA": (6, 7, 8), "SON": (9, 10, 11)}
 HALVED = ("B05", "B06", "B07", "B8A", "B11", "B12")  # of 20 m

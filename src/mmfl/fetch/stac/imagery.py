@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import re
@@ -17,9 +15,23 @@ import pandas as pd
 from rasterio.transform import Affine
 
 from mmfl.errors import UserError
+from mmfl.facts.bands import IMAGERY
 from mmfl.fetch.files import alone
 from mmfl.fetch.stac.catalogues import MALFORMED, Item, Service, Unusable, malformed
 from mmfl.fetch.stac.grids import Tile
+from mmfl.fetch.stac.listing import (
+    COLUMNS,
+    DOUBTFUL,
+    FAILED,
+    NO_COVERAGE,
+    NO_SCENE,
+    OK,
+    SCENES,
+    TOO_LITTLE,
+    UNUSABLE,
+    Row,
+    table,
+)
 from mmfl.fetch.stac.reading import Scene, read_scene, write_scene
 from mmfl.fetch.stac.scenes import LOOSE, apart, passes, sentinel2, taken, window
 from mmfl.fetch.stac.values import Doubtful
@@ -27,19 +39,10 @@ from mmfl.fetch.stac.web import Refused, Web, unsigned
 from mmfl.fetch.transfer import progress_bar
 from mmfl.fetch.watch import Passing, Stopped
 from mmfl.files import digest, write_json, write_text
-from mmfl.params.imagery import BANDS, SENSORS, Imagery
+from mmfl.params.imagery import Imagery
 
-COLUMNS = (
-    "tile", "modality", "outcome", "reason", "catalogue", "collection", "items", "datetime",
-    "days", "hrefs", "offset", "valid", "sha256",
-)  # fmt: skip
-SCENES = "scenes.csv"
 LABEL = "label"  # in an outcome's file beside the columns: the tile's key
-OK, NO_SCENE, NO_COVERAGE = "ok", "no scene", "no coverage"
-TOO_LITTLE, UNUSABLE, FAILED = "too little coverage", "unusable scene", "failed"
-DOUBTFUL = "doubtful values"
 GIVE_UP = 16  # failures in a row after which the service is taken to be away
-Row = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ def fetch_imagery(
     imagery: Imagery,
     store: Path,
     *,
-    bands: Mapping[str, Sequence[str]] = BANDS,
+    bands: Mapping[str, Sequence[str]] = IMAGERY,
     parallel: int = 4,
     pause: float = 1.0,
     progress: bool = True,
@@ -81,7 +84,7 @@ def fetch_imagery(
         for left in folder.glob("**/.*.tmp"):  # by a process that was killed
             left.unlink()
         run = _Run(folder, imagery, bands, services, stop)
-        jobs = [(tile, modality) for tile in listed for modality in SENSORS]
+        jobs = [(tile, modality) for tile in listed for modality in IMAGERY]
         rows = list(_each(run.row, jobs, stop, parallel, progress))
         rows.sort(key=lambda row: (row["tile"], row["modality"]))
         write_text(folder / SCENES, table(rows))
@@ -99,32 +102,6 @@ def _tell(rows: Sequence[Row], scenes: Path) -> None:
             text = "%s: %d of %d images: %s, e.g. %s %s (%s)"
             first = found[0]["tile"], found[0]["modality"], found[0]["reason"]
             log.warning(text, scenes, len(found), len(rows), doubt, *first)
-
-
-def check(scenes: Path) -> None:
-    """Refuse a table with failed images, which the next run fetches; what is done is kept.
-
-    Raises:
-        UserError: how many, and why the first did.
-    """
-    with scenes.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    failed = [row for row in rows if row["outcome"] == FAILED]
-    if failed:
-        raise UserError(
-            f"{scenes}: found {len(failed)} of {len(rows)} images failed, e.g. "
-            f"{failed[0]['tile']} {failed[0]['modality']} ({failed[0]['reason']}); run download "
-            "again, it fetches only these"
-        )
-
-
-def table(rows: Sequence[Row]) -> str:
-    """scenes.csv."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _tiles(frame: pd.DataFrame) -> list[Tile]:
@@ -153,7 +130,7 @@ def _tiles(frame: pd.DataFrame) -> list[Tile]:
 def _services(imagery: Imagery, pause: float, stop: threading.Event) -> dict[str, Service]:
     webs: dict[str, Web] = {}
     found = {}
-    for modality in SENSORS:
+    for modality in IMAGERY:
         name, catalogue = imagery.name(modality), imagery.catalogue(modality)
         web = webs.setdefault(name, Web(catalogue.parallel, pause, stop))
         found[modality] = Service(name, catalogue, modality, web)

@@ -1,1 +1,1 @@
-"""Additions to a strategy: loss terms and state of their own."""
+"""Additions to a strategy, loss terms and state of their own: a file each, with `build`."""

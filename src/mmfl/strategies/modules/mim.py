@@ -20,7 +20,24 @@ from torch import Tensor
 
 from mmfl.models.dense import Features
 from mmfl.models.losses import ntxent, wide
+from mmfl.params import Params
 from mmfl.strategies.base import Client, Context, Module, Server, Tensors
+from mmfl.strategies.modules.prototypes import Prototypes
+
+
+def build(params: Params) -> Module:
+    """The module as the section `mim` wants it; a bank of class means is that of prototypes."""
+    mim = params.mim
+    if mim.bank == "prototype":
+        return Prototypes("mim", weight=mim.weight, temperature=mim.temperature)
+    return Mim(
+        weight=mim.weight,
+        temperature=mim.temperature,
+        negatives=mim.negatives,
+        bank=mim.bank,
+        features=mim.features,
+        cells=mim.cells,
+    )
 
 
 class Mim(Module):

@@ -15,8 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmfl.models.losses import wide
+from mmfl.params import Params
 from mmfl.strategies import aggregation
 from mmfl.strategies.base import Client, Context, Module, Server, Tensors
+
+
+def build(params: Params) -> Module:
+    """The module as `algorithms.prototypes` wants it."""
+    own = params.algorithms.prototypes
+    return Prototypes("prototypes", weight=own.weight, temperature=own.temperature)
 
 
 class Prototypes(Module):

@@ -1,7 +1,8 @@
 """Which source files decide a step's result, found without importing them.
 
 Snakemake does not notice edits below `src/`; the digest given here is a parameter of each rule, and
-DVC finds the same digest in what a run starts with (`mmfl.frozen`).
+DVC finds the same digest in what a run starts with (`mmfl.pipeline.frozen`). It ends at
+`mmfl.params` as it ends at other packages: the effect of a parameter is in the values of a job.
 """
 
 from __future__ import annotations
@@ -17,15 +18,21 @@ from mmfl.errors import UserError
 
 STEPS = ("download", "split", "partition", "train", "evaluate", "report")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-SOURCE = Path(__file__).resolve().parents[1]
+SOURCE = Path(__file__).resolve().parents[2]
+VALUES = "mmfl.params"  # what it decides is in a job's values
 
 
 @cache
-def modules(step: str, source: Path = SOURCE) -> tuple[str, ...]:
+def modules(step: str, chosen: tuple[str, ...] = (), source: Path = SOURCE) -> tuple[str, ...]:
     """Files that `mmfl.steps.<step>` imports, directly or not, relative to the source folder.
 
     Follows every `import` statement, also those inside functions, and each package's
     `__init__`. Files beside a module that are not Python (templates, tables) count as well.
+
+    Args:
+        step: a module of `mmfl.steps`.
+        chosen: modules that the step imports by a name in the parameters (`mmfl.chosen`).
+        source: the folder that holds `mmfl`.
 
     Raises:
         UserError: there is no such step.
@@ -34,11 +41,11 @@ def modules(step: str, source: Path = SOURCE) -> tuple[str, ...]:
     if _file(start, source) is None:
         raise UserError(f"step: found {step}, expected one of {', '.join(STEPS)}")
     seen: dict[str, Path] = {}
-    todo = [start]
+    todo = [start, *chosen]
     while todo:
         name = todo.pop()
         file = _file(name, source)
-        if name in seen or file is None:
+        if name in seen or file is None or f"{name}.".startswith(f"{VALUES}."):
             continue
         seen[name] = file
         todo += [*_parents(name), *_imports(name, file)]
@@ -47,13 +54,13 @@ def modules(step: str, source: Path = SOURCE) -> tuple[str, ...]:
 
 
 @cache
-def digest(step: str, source: Path = SOURCE) -> str:
-    """First 16 hex digits of the SHA-256 over names and content of `modules(step)`.
+def digest(step: str, chosen: tuple[str, ...] = (), source: Path = SOURCE) -> str:
+    """First 16 hex digits of the SHA-256 over names and content of `modules(step, chosen)`.
 
     Comments, docstrings and blank lines of a module do not count: no result depends on them.
     """
     total = hashlib.sha256()
-    for name in modules(step, source):
+    for name in modules(step, chosen, source):
         total.update(f"{name}\0{_content(source / name)}\n".encode())
     return total.hexdigest()[:16]
 

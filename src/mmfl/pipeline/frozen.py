@@ -14,12 +14,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmfl import code
 from mmfl.errors import UserError
+from mmfl.facts.reading import read_bytes
 from mmfl.files import atomic, digest, file_sha256, write_text
-from mmfl.params import Params, load
+from mmfl.params import SIMULATED, Params, entries, load, trials
 from mmfl.params.loading import WHAT
-from mmfl.params.reading import read_bytes
+from mmfl.pipeline import code
+from mmfl.pipeline.jobs import STAGES, modules
 
 FOLDER = Path(".snakemake/frozen")
 START = "start.json"
@@ -49,11 +50,18 @@ def freeze(path: Path | str, folder: Path = FOLDER) -> tuple[Path, Params]:
     return own / NAME, params
 
 
-def check(path: Path, step: str | None = None) -> Params:
+def check(
+    path: Path,
+    step: str | None = None,
+    archive: str = "",
+    method: str | None = None,
+    kind: str = "default",
+) -> Params:
     """The parameters of a copy that `freeze` made, if all is as it was then.
 
     Args:
-        step: the step whose code has to be that of the start; None: the rules.
+        step, archive, method, kind: the job whose code has to be that of the start; without a
+            step, the rules have to be.
 
     Raises:
         UserError: the copy was changed, or what else decides the step.
@@ -75,9 +83,14 @@ def check(path: Path, step: str | None = None) -> Params:
             raise UserError(f"{file}: edited or removed since the run started; {AGAIN}")
     if step is None and rules() != start["rules"]:
         raise UserError(f"workflow/rules: edited since the run started; {AGAIN}")
-    if step is not None and code.digest(step) != start["code"][step]:
-        raise UserError(f"src/mmfl: the code of {step} was edited since the run started; {AGAIN}")
-    return load(start["file"], data)
+    params = load(start["file"], data)
+    if step is not None and archive in params.archives:
+        chosen = modules(step, params, archive, method, kind)
+        if code.digest(step, chosen) != start["code"][step][" ".join(chosen)]:
+            raise UserError(
+                f"src/mmfl: the code of {step} was edited since the run started; {AGAIN}"
+            )
+    return params
 
 
 def is_frozen(path: Path) -> bool:
@@ -97,9 +110,24 @@ def _start(path: Path, params: Params) -> dict[str, Any]:
     return {
         "file": str(path),
         "descriptions": {str(file): file_sha256(file) for file in described},
-        "code": {step: code.digest(step) for step in (*code.STEPS, "simulate", "tune")},
+        "code": {step: _codes(step, params) for step in (*STAGES, "simulate", "tune")},
         "rules": rules(),
     }
+
+
+def _codes(step: str, params: Params) -> dict[str, str]:
+    """Chosen modules -> digest of the code of the jobs that choose them."""
+    found = {}
+    for archive in params.archives:
+        if step == "simulate" and archive not in SIMULATED:
+            continue
+        own = params.of(archive)
+        items = [*entries(own), *trials(own)] if step in ("train", "evaluate") else [None]
+        for item in items:
+            named = () if item is None else (item.method, item.variant)
+            chosen = modules(step, params, archive, *named)
+            found[" ".join(chosen)] = code.digest(step, chosen)
+    return found
 
 
 def _name(data: bytes, start: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,10 +20,3 @@ class CentralisedEpochs(Local):
             for q in modalities
         }
         return [Client("all", "all", tuple(modalities), train)]
-
-
-class CentralisedSteps(CentralisedEpochs):
-    """The same with as many optimiser steps a round as one client takes (the clients' mean)."""
-
-    def steps(self, epoch: Callable[[Client], int]) -> int | None:
-        return max(1, round(float(np.mean([epoch(client) for client in self.population]))))

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from mmfl.params.faults import Fault
+from mmfl.facts.faults import Fault
 
 SPLITS = ("train", "validation", "test")
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32")

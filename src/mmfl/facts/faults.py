@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from mmfl.params.reading import Key
+from mmfl.facts.reading import Key
 
 KINDS = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list",

@@ -12,10 +12,10 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mmfl.errors import UserError
-from mmfl.params.description_parts import Images, Part, Pixels, Splits, Words
-from mmfl.params.faults import NOT_GIVEN, Fault, first
-from mmfl.params.reading import read_yaml
-from mmfl.params.tasks import TASKS
+from mmfl.facts.description_parts import Images, Part, Pixels, Splits, Words
+from mmfl.facts.faults import NOT_GIVEN, Fault, first
+from mmfl.facts.reading import read_yaml
+from mmfl.facts.tasks import TASKS
 
 RESERVED = ("pair", "split", "labels", "height", "width", "crs", "transform", "mask", "patch",
             "shard", "row", "client", "group", "modality", "random", "dirichlet")  # fmt: skip

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmfl import code
 from mmfl.cache import Unit
 from mmfl.files import digest, file_sha256
 from mmfl.params import Params, RunSpec, step_values, train_values
+from mmfl.pipeline.jobs import source
 
 
 def split_unit(params: Params, archive: str, raw: Path) -> Unit:
@@ -15,7 +15,7 @@ def split_unit(params: Params, archive: str, raw: Path) -> Unit:
     key = {
         "archive": archive,
         "values": step_values(params, "split", archive),
-        "code": code.digest("split"),
+        "code": source("split", params, archive),
         "files": file_sha256(raw / "files.csv"),
         "scenes": file_sha256(raw / "scenes.csv"),
     }
@@ -29,7 +29,7 @@ def train_unit(params: Params, spec: RunSpec, inputs: dict[str, str]) -> Unit:
     key = {
         "spec": [spec.archive, spec.method, spec.seed],
         "values": values,
-        "code": code.digest("train"),
+        "code": source("train", params, spec.archive, spec.method, spec.variant),
         "inputs": inputs,
     }
     return Unit("train", digest(key))

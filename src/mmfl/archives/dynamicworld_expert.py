@@ -1,0 +1,5 @@
+"""Dynamic World's expert tiles; `mmfl/archives/dynamicworld/` reads them."""
+
+from mmfl.archives.dynamicworld import DynamicWorld
+
+ARCHIVE = DynamicWorld()

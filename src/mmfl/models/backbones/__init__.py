@@ -1,0 +1,1 @@
+"""Backbones: a file each, with `build(bands, width, norm) -> Backbone`."""
