@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from cloned_project import Clone
 
+from helpers.project_clone import Clone
 from mmfl.code import STEPS, modules
 from mmfl.files import read_json, write_json
 from mmfl.intact import digests
