@@ -8,9 +8,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # pytest's processes fill the cores; for to
 import pandas as pd
 import pytest
 
-from drawn_tiles import make_tiles
+from helpers.patch_store import make_store
+from helpers.tile_store import make_tiles
 from mmfl import intact
-from small_store import make_store
 
 # Minutes each, so they begin first; `make test` gives whole files to processes in this order.
 LONGEST = ("test_slurm.py", "test_pipeline.py", "test_dvc.py", "test_after_pull.py")

@@ -14,6 +14,7 @@ import argparse
 import ast
 import contextlib
 import copy
+import dataclasses
 import functools
 import inspect
 import json
@@ -27,7 +28,7 @@ import threading
 import time
 import types
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ PLAIN = {"min", "max", "sum", "any", "all", "sorted", "round"}
 SYMMETRIC = {"min", "max", "maximum", "minimum", "generator", "intersect1d", "union1d"}
 OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:warnings"]
 QUIET = {"log", "logging", "warnings"}
+Fault = tuple[int, int, str, str]
+"""First line, last line, what, the changed source."""
 
 
 class Faults(ast.NodeTransformer):
@@ -289,8 +292,8 @@ def _symmetric(node: ast.Call) -> bool:
     return name in SYMMETRIC
 
 
-def faults(source: str) -> Iterator[tuple[int, int, str, str]]:
-    """(first line, last line, what, the changed source) of every fault of a file."""
+def faults(source: str) -> Iterator[Fault]:
+    """Every fault of a file."""
     counter = Faults()
     counter.visit(ast.parse(source))
     intact = ast.unparse(ast.parse(source))
@@ -307,19 +310,19 @@ def faults(source: str) -> Iterator[tuple[int, int, str, str]]:
 
 
 class Noted:
-    """A pytest plugin: which lines of a file every test runs, how long it takes, what fails."""
+    """A pytest plugin: which lines of some files every test runs, how long it takes, what fails."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = str(file)
-        self.lines: dict[str, set[int]] = defaultdict(set)
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.lines: dict[str, dict[str, set[int]]] = {str(f): defaultdict(set) for f in files}
         self.seconds: dict[str, float] = defaultdict(float)
         self.failed: list[str] = []
         self.now = "import"
 
     def trace(self, frame, event, argument):  # type: ignore[no-untyped-def]
-        if frame.f_code.co_filename != self.file:
+        found = self.lines.get(frame.f_code.co_filename)
+        if found is None:
             return None
-        own = self.lines[self.now]
+        own = found[self.now]
         own.add(frame.f_lineno)
 
         def line(frame, event, argument):  # type: ignore[no-untyped-def]
@@ -414,7 +417,10 @@ def child(
                 sys.settrace(None)
                 if noted:
                     notes = {"seconds": noted.seconds, "failed": noted.failed}
-                    lines = {test: sorted(found) for test, found in noted.lines.items()}
+                    lines = {
+                        file: {test: sorted(found) for test, found in tests.items()}
+                        for file, tests in noted.lines.items()
+                    }
                     Path(answer.name).write_text(json.dumps(notes | {"lines": lines}))
             os._exit(code)
         deadline = time.monotonic() + limit
@@ -459,45 +465,62 @@ def _files(path: Path) -> list[Path]:
     return sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
 
 
-def inject(src: Path, name: str, options: argparse.Namespace) -> list[str]:
-    """The survivors of one file, a line each; prints as it goes."""
-    file = src / "mmfl" / name
-    source = file.read_text()
-    tests = chosen_tests(name.partition("/")[0], options.tests)
-    code, found = child(src, tests, 3600, lambda: None, Noted(file))
+@dataclasses.dataclass
+class Known:
+    """What the tests do to the intact copy: how long each takes, and who runs a line of a file."""
+
+    seconds: dict[str, float]
+    runs: dict[str, dict[int, list[str]]]
+
+
+def look(src: Path, names: Sequence[str], tests: list[str]) -> Known:
+    """Run the tests once on the intact copy."""
+    files = [src / "mmfl" / name for name in names]
+    code, found = child(src, tests, 7200, lambda: None, Noted(files))
     if code not in (0, 1) or not found:
-        raise SystemExit(f"{name}: the tests do not run on the intact copy (pytest ended {code})")
+        raise SystemExit(f"the tests do not run on the intact copy (pytest ended {code})")
     bad = set(found["failed"])
-    seconds: dict[str, float] = {t: s for t, s in found["seconds"].items() if t not in bad}
-    runs: dict[int, list[str]] = defaultdict(list)
-    for test, lines in found["lines"].items():
-        if test in seconds:
-            for line in lines:
-                runs[line].append(test)
+    known = Known({t: s for t, s in found["seconds"].items() if t not in bad}, {})
+    for name, file in zip(names, files, strict=True):
+        known.runs[name] = defaultdict(list)
+        for test, lines in found["lines"][str(file)].items():
+            for line in lines if test in known.seconds else ():
+                known.runs[name][line].append(test)
+    return known
+
+
+def chosen_faults(source: str, options: argparse.Namespace) -> list[Fault]:
+    """The faults of a file that the options ask for."""
     every = list(faults(source))
     first, _, last = options.lines.partition("-")
     if first:
         every = [f for f in every if int(first) <= f[0] <= int(last or first)]
     if options.sample and options.sample < len(every):
         every = sorted(random.Random(options.seed).sample(every, options.sample))
-    print(f"{name}: {len(every)} faults, {len(seconds)} tests", flush=True)
+    return every
+
+
+def inject(src: Path, name: str, every: Sequence[Fault], known: Known, budget: float) -> list[str]:
+    """The survivors of one file, a line each; prints as it goes."""
+    file = src / "mmfl" / name
+    source = file.read_text()
+    seconds, runs = known.seconds, known.runs[name]
     survivors = []
     text = source.splitlines()
-    cached = list((file.parent / "__pycache__").glob(f"{file.stem}.*"))
-    for path in cached:
+    for path in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
         path.unlink()
     for start, stop, what, changed in every:
-        able = {t for line in range(start, stop + 1) for t in runs[line]}
+        able = {t for line in range(start, stop + 1) for t in runs.get(line, ())}
         ordered = sorted(able or seconds, key=lambda t: seconds[t])
         picked, spent = [], 0.0
         for test in ordered:
             spent += seconds[test]
-            if picked and spent > options.budget:
+            if picked and spent > budget:
                 break
             picked.append(test)
         file.write_text(changed)
         prepare = functools.partial(exchange, file, name, source, changed)
-        code, _ = child(src, ["-x", *picked], 10 * options.budget + 60, prepare)
+        code, _ = child(src, ["-x", *picked], 10 * budget + 60, prepare)
         if code == 0:
             why = f"{len(picked)} of {len(able)} tests" if able else "no test runs it"
             survivors.append(f"{name}:{start}: {what} ({why}): {text[start - 1].strip()}")
@@ -530,9 +553,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         src = Path(folder, "src")
         shutil.copytree(ROOT / "src", src)
+        survivors = []
         packages = {name.partition("/")[0] for name in names}
         preload(src, sorted({t for p in packages for t in chosen_tests(p, options.tests)}))
-        survivors = [line for name in names for line in inject(src, name, options)]
+        for package in sorted(packages):
+            own = [name for name in names if name.partition("/")[0] == package]
+            known = look(src, own, chosen_tests(package, options.tests))
+            for name in own:
+                every = chosen_faults((src / "mmfl" / name).read_text(), options)
+                survivors += inject(src, name, every, known, options.budget)
     print(f"{len(survivors)} survivors")
 
 

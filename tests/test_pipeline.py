@@ -9,7 +9,7 @@ import pytest
 import yaml
 from sklearn.metrics import average_precision_score, f1_score
 
-from copied_project import ROOT, copy_project, snakemake
+from helpers.project_copy import ROOT, copy_project, snakemake
 
 
 @pytest.fixture(scope="module")

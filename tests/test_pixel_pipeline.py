@@ -1,6 +1,6 @@
 """The pixel task from files to scores: by commands, by Snakemake, on real tiles.
 
-The scores are computed again by `pixel_reference.py` and scikit-learn.
+The scores are computed again by `numpy_pixel_model.py` and scikit-learn.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from rasterio.transform import from_origin
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score
 from typer.testing import CliRunner
 
-from copied_project import copy_project, snakemake
+from helpers.numpy_pixel_model import Model
+from helpers.project_copy import copy_project, snakemake
 from mmfl import cli
-from pixel_reference import Model
 
 S2 = [f"B{i:02d}" for i in range(1, 14)]
 SHAPES = [(48, 48), (40, 56), (64, 33), (24, 40)]

@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import yaml
 
-from copied_project import copy_project, snakemake
+from helpers.project_copy import copy_project, snakemake
 
 
 def test_the_real_sample_goes_through_all_six_steps(samples, tmp_path):

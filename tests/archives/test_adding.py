@@ -11,7 +11,7 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
-from followed import Copy
+from helpers.followed_page import Copy
 from mmfl import archives
 from mmfl.clients.manifest import build
 from mmfl.errors import UserError

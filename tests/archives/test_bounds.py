@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 import pytest
-from test_folder import made, tif
 
+from helpers.own_archive import made, tif
 from mmfl.archives.folder import files
 from mmfl.errors import DamagedFile, UserError
 

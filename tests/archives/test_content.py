@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import from_origin
-from test_folder import made, tif
 
+from helpers.own_archive import made, tif
 from mmfl.archives.content import varies, worthless
 from mmfl.errors import UserError
 from mmfl.inspection.check import check

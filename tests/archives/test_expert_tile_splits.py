@@ -5,8 +5,8 @@ from hashlib import sha256
 import numpy as np
 import pytest
 from rasterio.warp import transform
-from test_dynamicworld import ARCHIVE, Mini
 
+from helpers.expert_tiles import ARCHIVE, Mini
 from mmfl.archives.dynamicworld import blocks
 from mmfl.archives.dynamicworld.files import Grid
 from mmfl.archives.dynamicworld.location import located

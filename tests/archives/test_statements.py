@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import rasterio
-from test_folder import made, tif
 
+from helpers.own_archive import made, tif
 from mmfl.archives.folder import naming
 from mmfl.errors import DamagedFile, UserError
 from mmfl.inspection.check import check

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from test_folder import made, tif
 
+from helpers.own_archive import made, tif
 from mmfl.archives.folder import units
 from mmfl.errors import UserError
 from mmfl.facts.description_parts import Images

@@ -7,8 +7,8 @@ import json
 import pandas as pd
 import yaml
 
-from followed import Copy
-from small_store import make_store
+from helpers.followed_page import Copy
+from helpers.patch_store import make_store
 
 
 def test_an_added_scenario_and_assignment_partition_what_a_parameter_file_asks(tmp_path):

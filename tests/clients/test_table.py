@@ -7,7 +7,8 @@ import pytest
 from mmfl.archives import get
 from mmfl.clients.manifest import build
 from mmfl.clients.table import client_table, divergence
-from mmfl.reporting.partition import draw
+from mmfl.reporting.partition import draw, label_shares
+from mmfl.reporting.style import save_svg, style
 
 
 def closed_form(p, q):
@@ -82,10 +83,20 @@ def test_the_picture_repeats_to_the_byte_and_caps_its_rows(tmp_path):
             "divergence": rng.random(150),
         }
     )  # fmt: skip
-    shares = pd.DataFrame(rng.random((150, 3)), index=clients["client"], columns=["a", "b", "c"])
+    labels = {name: {"labels": {"0": 3, "2": 5}} for name in clients["client"]}
+    summary = {"clients": labels, "classes": ["a", "b", "c"]}
     for name in ("one", "two"):
-        draw(tmp_path / f"{name}.svg", clients, shares)
+        with style():
+            save_svg(draw(clients, summary), tmp_path / f"{name}.svg")
     text = (tmp_path / "one.svg").read_text()
     assert text == (tmp_path / "two.svg").read_text()
     assert "The 120 largest of 150 clients" in text
     assert text.count(">group-") == 120
+
+
+def test_the_picture_shows_shares_of_the_training_locations():
+    clients = pd.DataFrame({"client": ["x", "y"], "train": [4, 0]})
+    labels = {"x": {"labels": {"0": 1, "2": 4}}, "y": {"labels": {}}}
+    found = label_shares(clients, {"clients": labels, "classes": ["a", "b", "c"]})
+    assert found.loc["x"].tolist() == [0.25, 0, 1]
+    assert found.loc["y"].isna().all()

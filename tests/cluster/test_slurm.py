@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster_site import (
+
+from helpers.cluster_project import (
     HERE,
     PATIENCE,
     Site,
@@ -34,8 +35,7 @@ from cluster_site import (
     start_controller,
     wait_until,
 )
-
-from copied_project import ROOT, copy_project
+from helpers.project_copy import ROOT, copy_project
 
 CI = yaml.safe_load((ROOT / "configs/ci.yaml").read_text())
 ROUNDS = 20

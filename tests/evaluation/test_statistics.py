@@ -96,3 +96,77 @@ def test_frames_agree_with_single_estimates():
     )
     same = differences(frame.assign(value=0.5), ["metric"], "run", "mf", ["metric"]).iloc[0]
     assert same["p"] == 1 and same["diff_sd"] == 0
+
+
+def test_holm_never_exceeds_one():
+    """0.4 times 2 is 0.8; 0.9 times 1 is 0.9; but 0.6 and 0.7 become 1 and 1."""
+    assert holm([0.9, 0.4]) == pytest.approx([0.9, 0.8])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+
+
+def drawn_questions():
+    """A row per question, run and seed: two questions in a table, the second one has no rate."""
+    rng = np.random.default_rng(5)
+    rows = [
+        {"kind": kind, "rate": rate, "run": run, "seed": seed, "value": rng.random() + shift}
+        for kind, rate in (("subset", np.nan), ("missing", 10.0), ("missing", 50.0))
+        for run, shift in (("mf", 0.0), ("d", 0.9), ("c", 0.1), ("b", 0.3), ("a", 0.5))
+        for seed in (1, 2, 3, 4)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_differences_are_scipys_and_corrected_within_a_question():
+    """By scipy's paired t-test and statsmodels' Holm, a question after the other."""
+    frame = drawn_questions()
+    asked = ["kind", "rate"]
+    found = differences(frame, asked, "run", "mf", asked)
+    assert len(found) == 12 and list(found["run"][:4]) == ["d", "c", "b", "a"]
+    for kind, rate in (("subset", np.nan), ("missing", 10.0), ("missing", 50.0)):
+        here = (frame["kind"] == kind) & (frame["rate"].isna() | (frame["rate"] == rate))
+        wide = frame[here].pivot(index="seed", columns="run", values="value")
+        rows = found[(found["kind"] == kind) & (found["rate"].isna() | (found["rate"] == rate))]
+        rows = rows.set_index("run")
+        expected = {run: stats.ttest_rel(wide[run], wide["mf"]) for run in "dcba"}
+        for run, one in expected.items():
+            assert rows.loc[run, "diff"] == pytest.approx((wide[run] - wide["mf"]).mean())
+            assert rows.loc[run, "p"] == pytest.approx(one.pvalue)
+            low, high = one.confidence_interval()
+            assert (rows.loc[run, "diff_low"], rows.loc[run, "diff_high"]) == pytest.approx(
+                (low, high)
+            )
+        corrected = multipletests([one.pvalue for one in expected.values()], method="holm")[1]
+        assert rows["p_holm"].tolist() == pytest.approx(corrected.tolist())
+        assert rows["tests"].tolist() == [4] * 4
+
+
+def test_only_what_both_sides_allow_is_tested_and_counted():
+    """A run that is not tested has no p-value and does not count for those of the others."""
+    frame = drawn_questions()
+    asked = ["kind", "rate"]
+    frame["tested"] = True
+    subset = frame["kind"] == "subset"
+    frame.loc[subset & (frame["run"] == "a") & (frame["seed"] == 2), "tested"] = False
+    fifty = frame["rate"] == 50
+    frame.loc[fifty & (frame["run"] == "mf") & (frame["seed"] == 4), "tested"] = False
+    ten = frame["rate"] == 10
+    frame.loc[ten & (frame["run"] == "b") & (frame["seed"] > 1), "value"] = np.nan
+    frame.loc[ten & (frame["run"] == "c"), "value"] = np.nan
+    found = differences(frame, asked, "run", "mf", asked)
+    rows = found[found["kind"] == "subset"].set_index("run")
+    assert rows["p"].isna().to_dict() == {"d": False, "c": False, "b": False, "a": True}
+    assert rows["tests"].tolist() == [3] * 4 and np.isnan(rows.loc["a", "p_holm"])
+    corrected = multipletests(rows["p"].dropna(), method="holm")[1]
+    assert rows["p_holm"].dropna().tolist() == pytest.approx(corrected.tolist())
+    rows = found[found["rate"] == 50]  # its baseline is not tested
+    assert len(rows) == 4 and rows["p"].isna().all() and (rows["tests"] == 0).all()
+    rows = found[found["rate"] == 10].set_index("run")  # c has no value, b one
+    assert list(rows.index) == ["d", "b", "a"]
+    assert rows["tests"].tolist() == [2] * 3 and rows["diff_n"].tolist() == [4, 1, 4]
+    assert np.isnan(rows.loc["b", "p"])
+
+
+def test_groups_stay_in_the_order_in_which_they_come():
+    frame = pd.DataFrame({"run": ["z", "a", "m", "a"], "value": [1.0, 2.0, 3.0, 4.0]})
+    found = summarise(frame, ["run"])
+    assert found["run"].tolist() == ["z", "a", "m"] and found["mean"].tolist() == [1, 3, 3]

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import federation, same
 
+from helpers.small_federation import federation, same
 from mmfl.errors import UserError
 from mmfl.federation import checkpoint
 from mmfl.federation.loop import federate

@@ -8,8 +8,8 @@ import os
 
 import pytest
 import torch
-from small import federation, same
 
+from helpers.small_federation import federation, same
 from mmfl.errors import DamagedFile, UserError
 from mmfl.federation import checkpoint
 from mmfl.federation.checkpoint import JOURNAL, Journal, place, read_journal

@@ -7,10 +7,10 @@ import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
+from helpers.store_digests import seal
 from mmfl.clients.manifest import build
 from mmfl.federation.data import Data, Normaliser
 from mmfl.patches.normalisation import moments, pool
-from sealing import seal
 
 BANDS = {"s1": ["VV", "VH"], "s2": ["B02"]}
 

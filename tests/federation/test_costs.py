@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from small import federation
 
+from helpers.small_federation import federation
 from mmfl.federation.local_update import fresh_features, local_update
 from mmfl.federation.loop import federate
 from mmfl.models.flops import Counter, forward_flops, training_flops

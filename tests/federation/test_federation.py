@@ -5,9 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from small import federation, parameters, same
 from torch.nn import functional as F
 
+from helpers.small_federation import federation, parameters, same
 from mmfl.archives import get
 from mmfl.errors import UserError
 from mmfl.federation.local_update import fresh_features

@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 import torch
-from small import federation, parameters, same
-from small_tiles import tile_data
 
+from helpers.small_federation import federation, parameters, same
+from helpers.small_tile_federation import tile_data
 from mmfl.errors import UserError
 from mmfl.federation import loading
 from mmfl.federation.data import Buffers

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from small import federation, parameters
 
+from helpers.small_federation import federation, parameters
 from mmfl.errors import UserError
 from mmfl.federation.loop import federate
 from mmfl.federation.setup import build_network, require_two_images

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
-from small import federation, same
 
+from helpers.small_federation import federation, same
 from mmfl.federation import checkpoint
 from mmfl.federation.loop import federate
 from mmfl.federation.outcome import diverged, is_best, server_row

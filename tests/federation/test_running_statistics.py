@@ -7,9 +7,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from small import federation
 from torch.nn import functional as F
 
+from helpers.small_federation import federation
 from mmfl.federation.local_update import local_update
 from mmfl.federation.loop import federate
 from mmfl.federation.task import schedule

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
-from small import federation
 
+from helpers.small_federation import federation
 from mmfl.evaluation.protocol import loses
 from mmfl.federation import checkpoint
 from mmfl.files import write_json
@@ -115,7 +115,7 @@ class Slow:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    from small_store import make_store
+    from helpers.patch_store import make_store
 
     folder = tmp_path_factory.mktemp("scores")
     return folder / "patches", make_store(folder / "patches", pairs=96, lonely=8)

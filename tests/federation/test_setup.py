@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from small import parameters
 
+from helpers.small_federation import parameters
 from mmfl.federation.setup import assemble, build_network, tensor_infos
 from mmfl.models.whitening import BatchWhitening2d
 from mmfl.params import parts

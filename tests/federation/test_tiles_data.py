@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.transform import Affine, from_origin
-from small_tiles import BANDS, SIZE, tile_data
 from torch.nn import functional as F
 
-from drawn_tiles import drawn_tiles, make_tiles
+from helpers.small_tile_federation import BANDS, SIZE, tile_data
+from helpers.tile_store import drawn_tiles, make_tiles
 from mmfl.archives.base import Mask
 from mmfl.errors import UserError
 from mmfl.facts.tasks import IGNORED

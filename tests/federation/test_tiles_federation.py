@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small import same
-from small_tiles import BANDS, federation, parameters
 from torch.nn import functional as F
 
+from helpers.small_federation import same
+from helpers.small_tile_federation import BANDS, federation, parameters
 from mmfl.clients.manifest import build, write_manifest
 from mmfl.errors import UserError
 from mmfl.facts.tasks import IGNORED

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_tiles import federation, tile_data
 from torch.nn import functional as F
 
+from helpers.small_tile_federation import federation, tile_data
 from mmfl.facts.tasks import IGNORED
 from mmfl.federation.task import cross_entropy, pixel_loss
 from mmfl.models.dense import Dense

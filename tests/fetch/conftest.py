@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from .stac_site import Site as StacSite
-from .stac_site import serving
+from helpers.stac_server import Site as StacSite
+from helpers.stac_server import serving
 
 BODY = hashlib.shake_256(b"mmfl").digest(3_000_000)
 

@@ -16,27 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers.downloads import get, interrupt
 from mmfl.errors import UserError
 from mmfl.fetch.files import ATTEMPTS, fetch, recorded_sha256
-
-
-def get(site, store: Path, **options) -> Path:
-    options = {"checksum": site.md5, "progress": False, "pause": 0.0, **options}
-    return fetch(site.url, store, **options)
-
-
-def interrupt(site, store: Path, at: int, **options) -> Path:
-    """Leave a `.part` of `at` bytes, as a process that gave up does; its path."""
-    site.cut, before = [at], len(site.asked)
-    site.statuses = [200] + [503] * 2 * ATTEMPTS
-    with pytest.raises(UserError, match="run download again"):
-        get(site, store, **options)
-    site.statuses = []
-    part = next(store.glob("*/archive.bin.part"))
-    assert part.stat().st_size == at
-    assert len(site.asked) == before + 1 + ATTEMPTS - 1
-    site.asked.clear()
-    return part
 
 
 def test_fetches_and_verifies(site, tmp_path: Path) -> None:

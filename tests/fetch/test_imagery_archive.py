@@ -17,13 +17,12 @@ import rasterio
 import yaml
 from rasterio.warp import transform_geom
 
+from helpers.stac_server import Fault, Site
 from mmfl.archives import get
 from mmfl.archives.dynamicworld.table import XLSX
 from mmfl.archives.simulation.simulated_tiles import EXPERTS, IMAGERY, VALIDATION, generate
 from mmfl.facts.bands import IMAGERY as BANDS
 from mmfl.fetch.unpack import unpack
-
-from .stac_site import Fault, Site
 
 NAME = "dynamicworld-expert"
 

@@ -19,6 +19,8 @@ import pytest
 import rasterio
 import requests
 
+from helpers.imagery import B02, BANDS, COLS, ROWS, S2, choice, read
+from helpers.stac_server import SECRET, Fault, Site, cog, numbers, tiles
 from mmfl.errors import UserError
 from mmfl.fetch.stac import imagery as module
 from mmfl.fetch.stac.imagery import fetch_imagery
@@ -26,12 +28,7 @@ from mmfl.fetch.stac.listing import check
 from mmfl.fetch.stac.web import ATTEMPTS, Signer, Web
 from mmfl.params.imagery import Catalogue
 
-from .stac_site import SECRET, Fault, Site, cog, numbers, tiles
-from .test_imagery import BANDS, COLS, ROWS, choice, read
-
 LAST = {"transform": (10, 0, 501_150, 0, -10, 4_998_900)}  # a tile in the scenes' last blocks
-S2 = "S2A_MSIL2A_20190701T103031_R108_T33TWL_20201005T151515"
-B02 = f"/data/{S2}_B02.tif"
 
 
 def run(site: Site, count: int = 1, **changed: object) -> tuple[Path, dict]:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
+from helpers.imagery import fetched, row_of
+from helpers.stac_server import Site, tiles
 from mmfl.fetch.stac.catalogues import _is_whole
-
-from .stac_site import Site, tiles
-from .test_imagery import fetched, row_of
 
 RING = [["15", "45"], ["16", "45"], ["16", "46"], ["15", "45"]]
 IMPOSSIBLE = "S2A_MSIL1C_20191315T103031_N0207_R108_T33TWL_20191315T124051"

@@ -12,15 +12,13 @@ import pandas as pd
 import pytest
 import yaml
 
+from helpers.imagery import B02, choice, read
+from helpers.stac_server import Fault, Site, tiles
 from mmfl.errors import UserError
 from mmfl.facts.bands import IMAGERY as BANDS
 from mmfl.fetch.stac.listing import COLUMNS
 from mmfl.fetch.stac.web import ATTEMPTS
 from mmfl.steps import download
-
-from .stac_site import Fault, Site, tiles
-from .test_imagery import choice, read
-from .test_imagery_faults import B02
 
 HEADER = ",".join(COLUMNS) + "\n"
 

@@ -10,12 +10,11 @@ from datetime import UTC, datetime
 import pytest
 import requests
 
+from helpers.imagery import row_of
+from helpers.stac_server import Site
 from mmfl.fetch.stac.web import EARLY, Refused, Signer, Web, _token, domain
 from mmfl.fetch.watch import Passing
 from mmfl.params.imagery import BUILT_IN, Catalogue
-
-from .stac_site import Site
-from .test_imagery import row_of
 
 HERE = "https://download.dataspace.copernicus.eu"
 

@@ -11,6 +11,8 @@ import pytest
 import rasterio
 from scipy.ndimage import map_coordinates
 
+from helpers.imagery import COLS, ROWS, centres, fetched, read
+from helpers.stac_server import Site, cog, numbers, power, tiles
 from mmfl.fetch.stac.values import (
     SHIFT,
     Doubtful,
@@ -21,9 +23,6 @@ from mmfl.fetch.stac.values import (
     no_power,
     settle,
 )
-
-from .stac_site import Site, cog, numbers, power, tiles
-from .test_imagery import COLS, ROWS, centres, fetched, read
 
 FLAG = "earthsearch:boa_offset_applied"
 MINUS, ZERO = ({"raster:bands": [{"scale": 1e-4, "offset": offset}]} for offset in (-0.1, 0))

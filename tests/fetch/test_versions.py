@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from helpers.downloads import Script, answer, get, interrupt
 from mmfl.errors import UserError
 from mmfl.fetch.transfer import Version, tag_file
 
-from .test_files import get, interrupt
-
 AT = 2_000_000
-Script = Callable[[BaseHTTPRequestHandler], None]
-
-
-def answer(status: int, body: bytes, **headers: str) -> Script:
-    """An answer of these headers and no others."""
-
-    def send(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(f"HTTP/1.1 {status} x\r\n".encode())
-        given = {"Content-Length": str(len(body)), **headers}
-        for name, value in given.items():
-            handler.wfile.write(f"{name.replace('_', '-')}: {value}\r\n".encode())
-        handler.wfile.write(b"\r\n" + body)
-
-    return send
 
 
 def piece(body: bytes, start: int, **headers: str) -> Script:

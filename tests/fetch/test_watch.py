@@ -15,17 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from helpers.downloads import answer, get
+from helpers.imagery import row_of
+from helpers.stac_server import Site as StacSite
 from mmfl.errors import UserError
 from mmfl.fetch import watch
 from mmfl.fetch.files import ATTEMPTS
 from mmfl.fetch.stac import catalogues, web
 from mmfl.fetch.stac.web import Refused, Web
 from mmfl.fetch.watch import Passing, Stopped, Watch, session
-
-from .stac_site import Site as StacSite
-from .test_files import get
-from .test_imagery import row_of
-from .test_versions import answer
 
 Script = Callable[[BaseHTTPRequestHandler], None]
 HEAD = b"HTTP/1.1 200 OK\r\n"

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import rasterio
 
+from helpers.store_digests import seal
 from mmfl.archives.base import MASK, Band, Mask, Modality, pixels_only
 from mmfl.errors import UserError
 from mmfl.files import write_json
@@ -16,7 +17,6 @@ from mmfl.intact import digests
 from mmfl.patches.writer import encode, write_labels
 from mmfl.reporting.gallery import Location, Tile
 from mmfl.sealed import EVALUATION, Sealed
-from sealing import seal
 
 PAIRS = [f"p{i}" for i in range(5)]
 SHAPES = {pair: (12, 16) if pair == "p2" else (20, 20) for pair in PAIRS}

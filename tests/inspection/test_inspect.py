@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
+from helpers.store_digests import seal
 from mmfl import cli, intact
 from mmfl.archives import get
 from mmfl.inspection.recognise import inspect
 from mmfl.intact import State, digests
 from mmfl.patches.labels import Store, write_store
 from mmfl.steps import partition, split
-from sealing import seal
 
 V2 = get("bigearthnet-v2")
 

@@ -1,6 +1,6 @@
 """docs/models.md, section "Add a backbone", followed word by word in a copy of the project."""
 
-from followed import Copy
+from helpers.followed_page import Copy
 
 PROGRAM = """
 from mmfl.errors import UserError

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from helpers.store_digests import seal
 from mmfl.archives import get
 from mmfl.errors import UserError
 from mmfl.intact import OpenFile
@@ -22,7 +23,6 @@ from mmfl.patches.batching import batches, patterns
 from mmfl.patches.normalisation import Moments, moments, origins, pool
 from mmfl.patches.reader import Images, Patches, runs
 from mmfl.steps import split
-from sealing import seal
 
 
 def encode(samples, folder, **kwargs):

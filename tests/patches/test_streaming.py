@@ -15,8 +15,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import zstandard
-from test_faults import FAULTS, band, contents, row, run
 
+from helpers.damaged_patches import FAULTS, band, contents, row, run
 from mmfl import processes
 from mmfl.errors import UserError
 from mmfl.patches import streaming, writer

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from drawn_tiles import TILE_BANDS, TILE_SHAPES, drawn_tiles
+from helpers.store_digests import seal
+from helpers.tile_store import TILE_BANDS, TILE_SHAPES, drawn_tiles
 from mmfl.archives.base import Band, Modality
 from mmfl.facts.tasks import IGNORED
 from mmfl.patches.normalisation import moments, pool
 from mmfl.patches.reader import Images, Patches
 from mmfl.patches.tiles import Masks, Tiles
 from mmfl.patches.writer import encode
-from sealing import seal
 
 ARCHIVE = drawn_tiles()
 

@@ -8,13 +8,13 @@ import signal
 import numpy as np
 import pytest
 
-from drawn_tiles import TILE_SHAPES, drawn_tiles, make_tiles
+from helpers.store_digests import seal
+from helpers.tile_store import TILE_SHAPES, drawn_tiles, make_tiles
 from mmfl.archives.base import MASK
 from mmfl.errors import DamagedFile
 from mmfl.patches import shards, writer
 from mmfl.patches.reader import Patches
 from mmfl.patches.tiles import Tiles
-from sealing import seal
 
 ARCHIVE = drawn_tiles()
 STORES = (MASK.name, *ARCHIVE.modalities)

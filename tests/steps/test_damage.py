@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from drawn_tiles import make_tiles
+from helpers.store_digests import seal
+from helpers.tile_store import make_tiles
 from mmfl.cache import root as cache_root
 from mmfl.clients.manifest import read_manifest, write_manifest
 from mmfl.errors import UserError
@@ -19,7 +20,6 @@ from mmfl.files import file_sha256, read_json
 from mmfl.params import Params
 from mmfl.patches.labels import Store
 from mmfl.steps import evaluate, partition, train
-from sealing import seal
 
 ARCHIVE = "bigearthnet-v2"
 BANDS = {"s1": ["VV", "VH"], "s2": ["B02", "B11"]}
@@ -150,7 +150,7 @@ def test_files_in_each_others_place(project, change):
 @pytest.mark.parametrize("part", ["s1", "labels", "s1/index.parquet", "labels/index.parquet"])
 def test_a_part_of_another_archive(project, tmp_path, part):
     """Sound in itself, and with the same names of locations."""
-    from small_store import make_store
+    from helpers.patch_store import make_store
 
     make_store(tmp_path / "other", seed=7, lonely=3)
     target = PATCHES / part

@@ -15,6 +15,7 @@ from rasterio.transform import from_origin
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score
 
+from helpers.store_digests import seal
 from mmfl.archives.base import MASK, Archive, Band, Mask, Modality
 from mmfl.clients.manifest import build, write_manifest
 from mmfl.facts.tasks import IGNORED
@@ -23,7 +24,6 @@ from mmfl.models.network import Network
 from mmfl.params import Params
 from mmfl.patches.writer import encode, write_labels
 from mmfl.steps import evaluate, train
-from sealing import seal
 
 BANDS = {"s1": ["VV", "VH"], "s2": ["B02", "B03", "B08"]}
 CLASSES, COLOURS = ("water", "trees", "built"), ("#419bdf", "#397d49", "#c4281b")

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_fixture import CLASSES, COVERS, TILES, seal_runs, write_partition, write_runs
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from helpers.written_runs import CLASSES, COVERS, TILES, seal_runs, write_partition, write_runs
 from mmfl.errors import UserError
 from mmfl.evaluation.bootstrap import mean_iou
 from mmfl.facts.tasks import TASKS

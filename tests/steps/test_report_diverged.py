@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from report_fixture import COVERS, seal_runs, write_partition, write_runs
 from scipy import stats
 
+from helpers.written_runs import COVERS, seal_runs, write_partition, write_runs
 from mmfl.reporting.gather import key, read_confusions
 from mmfl.reporting.writers import read_csv
 from mmfl.steps import report

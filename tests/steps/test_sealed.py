@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_fixture import seal_runs, write_runs
 
+from helpers.written_runs import seal_runs, write_runs
 from mmfl import cli
 from mmfl.errors import UserError
 from mmfl.files import file_sha256, read_json, write_json

@@ -1,6 +1,6 @@
 """docs/adding-an-algorithm.md, followed word by word in a copy of the project."""
 
-from followed import Copy
+from helpers.followed_page import Copy
 
 
 def test_what_the_page_says_leaves_the_tests_green(tmp_path):

@@ -13,9 +13,9 @@ import types
 
 import pytest
 import torch
-import toy
-from test_conformance import SOME, check
 
+from helpers import toy_problems as toy
+from helpers.conformance import SOME, check
 from mmfl.params import BASES
 from mmfl.strategies import aggregation, base
 from mmfl.strategies import strategy as algorithm

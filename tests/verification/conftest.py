@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cloned_project import ARCHIVES, SMALL, Clone
 
-from copied_project import ROOT, copy_project
+from helpers.project_clone import ARCHIVES, SMALL, Clone
+from helpers.project_copy import ROOT, copy_project
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from copied_project import ROOT
+from helpers.project_copy import ROOT
 from mmfl.verification.cells import Compared, compare_csv, compare_metrics, kind_of
 from mmfl.verification.tolerance import MANY, MEASURED, limit, typical_limit
 

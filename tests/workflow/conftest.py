@@ -1,4 +1,4 @@
-"""Fixtures of the workflow's tests: see stub_project.py."""
+"""Fixtures of the workflow's tests: see helpers/stub_project.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stub_project import Project, create
+
+from helpers.stub_project import Project, create
 
 
 @pytest.fixture(scope="session")

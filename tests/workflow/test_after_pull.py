@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from stub_project import ROOT, Project, create
 
+from helpers.stub_project import ROOT, Project, create
 from mmfl.params import load
 from mmfl.pipeline.jobs import every
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from stub_project import ROOT, Project
 
+from helpers.stub_project import ROOT, Project
 from mmfl.files import digest
 from mmfl.params import load, step_values
 from mmfl.pipeline import code, jobs

@@ -20,9 +20,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from stub_project import ROOT, Project
 
-from copied_project import copy_project
+from helpers.project_copy import copy_project
+from helpers.stub_project import ROOT, Project
 
 ENVS = sorted((ROOT / "workflow/envs").glob("*.yaml"))
 OLDEST = Version("24.7.1")  # conda that Snakemake works with

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stub_project import ROOT, Project
 
-from copied_project import copy_project
+from helpers.project_copy import copy_project
+from helpers.stub_project import ROOT, Project
 
 SMALL = """
 archives: {simulated: {}}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from stub_project import Project
 
+from helpers.stub_project import Project
 from mmfl.errors import UserError
 from mmfl.pipeline import code, frozen
 

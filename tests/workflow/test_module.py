@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from copied_project import ROOT, copy_project
+from helpers.project_copy import ROOT, copy_project
 from mmfl.pipeline.jobs import published
 
 SNAKEFILE = """

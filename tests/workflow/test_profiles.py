@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import yaml
-from stub_project import ROOT, Project
+
+from helpers.stub_project import ROOT, Project
 
 NEUTRAL = {"printshellcmds", "show-failed-logs", "rerun-incomplete"}
 

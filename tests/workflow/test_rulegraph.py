@@ -6,7 +6,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from stub_project import ROOT
+
+from helpers.stub_project import ROOT
 
 
 def test_the_docs_show_the_rules_as_they_are(

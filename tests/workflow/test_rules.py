@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from stub_project import ROOT, Project
+
+from helpers.stub_project import ROOT, Project
 
 STEPS = ["download", "split", "partition", "train", "evaluate", "report"]
 

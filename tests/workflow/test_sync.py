@@ -8,12 +8,12 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from stub_project import ROOT
 
 import mmfl.clients.manifest
 import mmfl.pipeline.units
 import mmfl.steps.split
 import mmfl.steps.train
+from helpers.stub_project import ROOT
 from mmfl import cli
 from mmfl.files import write_json
 from mmfl.intact import digests

@@ -17,11 +17,11 @@ from typing import Any
 
 import yaml
 
-from copied_project import ROOT, copy_project
+from helpers.project_copy import ROOT, copy_project
 from mmfl.errors import DamagedFile
 from mmfl.federation import checkpoint
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "cluster"
 PATIENCE = 600  # seconds that anything here may take
 STARTED: list[subprocess.Popen] = []
 BODIES: list[Path] = []  # of each site; its jobs inherit the name

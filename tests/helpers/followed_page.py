@@ -14,7 +14,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from copied_project import ROOT, copy_project
+from helpers.project_copy import ROOT, copy_project
 
 MORE = ("docs", "tests", "dvc.yaml", "pyproject.toml")
 BLOCK = re.compile(r"^( *)```(python|diff|sh)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)

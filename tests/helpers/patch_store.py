@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from helpers.store_digests import seal
 from mmfl.archives import get
 from mmfl.patches.shards import Shard
 from mmfl.patches.tables import group_columns
 from mmfl.patches.writer import write_index, write_labels
-from sealing import seal
 
 
 def make_store(

@@ -16,8 +16,6 @@ import pandas as pd
 from mmfl.clients.table import client_table
 from mmfl.files import file_sha256
 from mmfl.intact import digests
-from mmfl.reporting.partition import draw
-from mmfl.steps.partition import label_shares
 
 CLASSES = [
     "Urban fabric", "Industrial or commercial units", "Arable land", "Permanent crops", "Pastures",
@@ -109,7 +107,7 @@ def seal_runs(runs: list[dict[str, Any]]) -> None:
 
 
 def write_partition(root: Path, task: str = "multilabel") -> Path:
-    """Write the manifest and its summary; return the manifest's path."""
+    """Write the manifest, its summary and table; return their path without its end."""
     archive, classes, _, _ = TASKS[task]
     folder = root / "data" / "clients" / archive
     folder.mkdir(parents=True)
@@ -137,13 +135,13 @@ def write_partition(root: Path, task: str = "multilabel") -> Path:
         "without_partner": {"s1": 31, "s2": 44},
         "shared_training_pairs": 1105,
         "without_holder": 3,
+        "classes": list(classes),
         "pooled_labels": {str(i): 100 + i for i in range(len(classes))},
     }
     path.with_suffix(".json").write_text(json.dumps(summary))
     table = client_table(summary, ("s1", "s2"))
     table.to_csv(path.with_suffix(".csv"), index=False)
-    draw(path.with_suffix(".svg"), table, label_shares(summary, table, tuple(classes)))
-    return path
+    return path.with_suffix("")
 
 
 def _write_scores(
