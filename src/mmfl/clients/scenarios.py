@@ -55,7 +55,7 @@ def country(table: pd.DataFrame, **_: Any) -> pd.Series:
 @scenario("country-season")
 def country_season(table: pd.DataFrame, **_: Any) -> pd.Categorical[str]:
     """DS3: one country in one season (DJF, MAM, JJA, SON) per group."""
-    seasons = sorted(table["season"].unique())
+    seasons = table["season"].unique()
     names = [f"{name} {season}" for name in table["country"].cat.categories for season in seasons]
     return pd.Categorical(table["country"].astype(str) + " " + table["season"].astype(str), names)
 
