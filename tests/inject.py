@@ -17,6 +17,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import itertools
 import json
 import os
 import random
@@ -61,9 +62,17 @@ NAMES = {  # functions and attributes
     "sorted": "list", "zeros": "ones", "zeros_like": "ones_like", "std": "var", "var": "std",
     "argmin": "argmax", "argmax": "argmin", "clamp_min": "clamp_max", "floor": "ceil",
     "maximum": "minimum", "minimum": "maximum", "round": "int", "unique": "sort",
-    "permutation": "sort", "append": "remove", "cumsum": "asarray", "train": "eval",
-    "flatnonzero": "argsort", "intersect1d": "union1d", "union1d": "intersect1d",
+    "permutation": "sort", "cumsum": "asarray", "train": "eval",
+    "no_grad": "enable_grad", "flatnonzero": "argsort",
+    "intersect1d": "union1d", "union1d": "intersect1d",
 }  # fmt: skip
+OPPOSITES = (  # names of which one is easily taken for the other, where a function has both
+    "rows columns", "row column", "height width", "top left", "low high", "first last",
+    "before after", "truth predicted", "true predicted", "mean std", "own other", "here there",
+    "test validation", "locations rows", "samples locations", "client group", "one two",
+    "start stop", "source target", "images targets", "wanted found", "known found", "a b", "u v",
+    "left right", "own base", "kept sent", "part rows", "seed epoch", "whole rest",
+)  # fmt: skip
 WORDS = {
     "train": ["test", "validation"], "test": ["validation"], "validation": ["test"],
     "s1": ["s2"], "s2": ["s1"], "client": ["group", "modality"], "group": ["client"],
@@ -74,7 +83,17 @@ WORDS = {
     "country": ["group"], "month": ["country"], "round": ["client"],
 }  # fmt: skip
 PLAIN = {"min", "max", "sum", "any", "all", "sorted", "round"}
-SYMMETRIC = {"min", "max", "maximum", "minimum", "generator", "intersect1d", "union1d"}
+BOUNDS = {"min", "max", "maximum", "minimum", "clip", "clamp"}  # a cap that is never applied
+SYMMETRIC = {*BOUNDS, "generator", "intersect1d", "union1d"}
+BARE = {"detach", "clone", "copy", "double", "float", "abs", "eval", "train", "lower"}
+HARMLESS = {
+    "strict",
+    "frozen",
+    "device",
+    "dtype",
+    "observed",
+    "kind",
+}  # arguments: speed, or a crash
 OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:warnings"]
 QUIET = {"log", "logging", "warnings"}
 Fault = tuple[int, int, str, str]
@@ -87,10 +106,15 @@ class Faults(ast.NodeTransformer):
     def __init__(self, number: int = -1) -> None:
         self.number, self.seen = number, 0
         self.done: tuple[int, int, str] | None = None
+        self.kinds: list[str] = []
         self._line = (0, 0)
+        self._names: set[str] = set()
+        self._required: set[str] = set()  # functions and classes of the project: they need it all
 
     def hit(self, what: str) -> bool:
         self.seen += 1
+        if self.number < 0:
+            self.kinds.append(what)
         if self.seen - 1 == self.number:
             self.done = (*self._line, what)
             return True
@@ -112,7 +136,30 @@ class Faults(ast.NodeTransformer):
             node.value = self.visit(node.value)
         return node
 
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        for one in ast.walk(node):
+            if isinstance(one, ast.FunctionDef | ast.ClassDef):
+                self._required.add(one.name)
+            elif isinstance(one, ast.ImportFrom):
+                self._required |= {alias.asname or alias.name for alias in one.names}
+        return self.generic_visit(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        node.body = [self.visit(s) for s in node.body]
+        return node
+
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        outside, self._names = self._names, {n.id for n in ast.walk(node) if _is(n, ast.Name)}
+        node = self._function(node)
+        self._names = outside
+        return node
+
+    def _function(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        self._names |= {argument.arg for argument in node.args.args}
+        for place, decorator in enumerate(node.decorator_list):
+            if "no_grad" in ast.dump(decorator) and self.hit("no_grad dropped"):
+                del node.decorator_list[place]
+                return node
         node.args.defaults = [self.visit(d) for d in node.args.defaults]
         node.args.kw_defaults = [d and self.visit(d) for d in node.args.kw_defaults]
         node.body = [self.visit(s) for s in node.body]
@@ -121,7 +168,15 @@ class Faults(ast.NodeTransformer):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
         return node
 
-    visit_Import = visit_Assert = visit_JoinedStr = visit_ImportFrom  # type: ignore[assignment]
+    visit_Import = visit_Assert = visit_ImportFrom  # type: ignore[assignment]
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        """The key of a draw or of a cache lacks an item; texts of errors are not visited."""
+        for place, value in enumerate(node.values):
+            if isinstance(value, ast.FormattedValue) and self.hit("item of an f-string dropped"):
+                del node.values[place]
+                return node
+        return node
 
     # ---- statements ----------------------------------------------------------------------------
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
@@ -137,6 +192,8 @@ class Faults(ast.NodeTransformer):
         stored = isinstance(node.targets[0], ast.Subscript | ast.Attribute)
         if stored and self.hit("assignment dropped"):
             return ast.copy_location(ast.Pass(), node)
+        if self._pair(node.value):
+            return node
         node.value = self.visit(node.value)
         if stored:
             node.targets = [self.visit(target) for target in node.targets]
@@ -148,8 +205,29 @@ class Faults(ast.NodeTransformer):
         if self.hit("only assigned"):
             target = copy.copy(node.target)
             return ast.copy_location(ast.Assign([target], node.value), node)
+        other = OPERATORS.get(type(node.op))
+        if other and self.hit(f"{type(node.op).__name__} to {other.__name__}"):
+            node.op = other()
+            return node
         node.value = self.visit(node.value)
         return node
+
+    def visit_Return(self, node: ast.Return) -> ast.AST:
+        return node if node.value and self._pair(node.value) else self.generic_visit(node)
+
+    def _pair(self, value: ast.expr) -> bool:
+        """Whether the two values of `value` were exchanged."""
+        pair = isinstance(value, ast.Tuple) and len(value.elts) == 2
+        if pair and self.hit("two values exchanged"):
+            value.elts.reverse()  # type: ignore[attr-defined]
+            return True
+        return False
+
+    def visit_For(self, node: ast.For) -> ast.AST:
+        if self.hit("only the first of a loop"):
+            node.iter = ast.parse(f"list({ast.unparse(node.iter)})[:1]", mode="eval").body
+            return node
+        return self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         return ast.copy_location(ast.Pass(), node) if self.hit("raise dropped") else node
@@ -237,6 +315,11 @@ class Faults(ast.NodeTransformer):
         return node
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
+        for pair in OPPOSITES if isinstance(node.ctx, ast.Load) else ():
+            one, two = pair.split()
+            opposite = {one: two, two: one}.get(node.id)
+            if opposite in self._names and self.hit(f"{node.id} to {opposite}"):
+                return ast.copy_location(ast.Name(str(opposite), node.ctx), node)
         other = NAMES.get(node.id)
         known = other and isinstance(node.ctx, ast.Load) and node.id in PLAIN
         if known and self.hit(f"{node.id} to {other}"):
@@ -254,27 +337,58 @@ class Faults(ast.NodeTransformer):
         if isinstance(node.value, ast.Name) and node.value.id == "Literal":
             return node
         sliced = isinstance(node.slice, ast.Slice) and isinstance(node.ctx, ast.Load)
-        return node.value if sliced and self.hit("slice dropped") else self.generic_visit(node)
+        if sliced and self.hit("slice dropped"):
+            return node.value
+        for bound in ("lower", "upper") if sliced else ():
+            value = getattr(node.slice, bound)
+            if value and not _is(value, ast.Constant) and self.hit(f"{bound} bound of a slice + 1"):
+                setattr(node.slice, bound, ast.BinOp(value, ast.Add(), ast.Constant(1)))
+                return node
+        return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         if _quiet(node):
             return node
+        name = _name(node)
         plain = not any(isinstance(a, ast.Starred) for a in node.args)
+        for place in range(len(node.args)) if plain and name == "generator" else ():
+            if place and self.hit("item of a generator's key dropped"):
+                del node.args[place]
+                return node
+        if plain and name in BOUNDS and isinstance(node.func, ast.Name) and len(node.args) == 2:
+            for place in (0, 1):
+                if self.hit(f"argument {place + 1} of {name} alone"):
+                    return node.args[place]
+        if (
+            plain
+            and name == "where"
+            and len(node.args) == 3
+            and self.hit("where's values exchanged")
+        ):
+            node.args[1:] = node.args[:0:-1]
+            return node
         if plain and len(node.args) >= 2:
-            if not _symmetric(node) and self.hit("first two arguments exchanged"):
+            alike = all(isinstance(a, ast.Name | ast.Attribute) for a in node.args[:2])
+            if alike and name not in SYMMETRIC and self.hit("first two arguments exchanged"):
                 node.args[0], node.args[1] = node.args[1], node.args[0]
                 return node
-            if self.hit("last argument dropped"):
+            own = isinstance(node.func, ast.Name) and name in self._required
+            if not own and name not in BOUNDS and self.hit("last argument dropped"):
                 node.args.pop()
                 return node
-        if isinstance(node.func, ast.Attribute) and plain and len(node.args) == 1:  # noqa: SIM102
-            if self.hit(f".{node.func.attr}() left out"):
+        if isinstance(node.func, ast.Attribute) and plain:
+            bare = name in BARE if not node.args else len(node.args) == 1 and name != "append"
+            if bare and self.hit(f".{name}() left out"):
                 return node.func.value
         for place, keyword in enumerate(node.keywords):
-            if self.hit(f"argument {keyword.arg} dropped"):
+            if keyword.arg not in HARMLESS and self.hit(f"argument {keyword.arg} dropped"):
                 del node.keywords[place]
                 return node
         return self.generic_visit(node)
+
+
+def _is(node: ast.AST, kind: type[ast.AST]) -> bool:
+    return isinstance(node, kind)
 
 
 def _quiet(node: ast.AST) -> bool:
@@ -287,23 +401,36 @@ def _quiet(node: ast.AST) -> bool:
     return isinstance(name, ast.Name) and (name.id in QUIET or name.id.endswith("Error"))
 
 
-def _symmetric(node: ast.Call) -> bool:
-    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    return name in SYMMETRIC
+def _name(node: ast.Call) -> str:
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
-def faults(source: str) -> Iterator[Fault]:
-    """Every fault of a file."""
+def kinds(source: str) -> list[str]:
+    """What every fault of a file would be, by its number."""
     counter = Faults()
     counter.visit(ast.parse(source))
+    return counter.kinds
+
+
+def faults(source: str, numbers: Sequence[int]) -> Iterator[Fault]:
+    """The faults of a file by their numbers; without those that change nothing."""
     intact = ast.unparse(ast.parse(source))
-    for number in range(counter.seen):
+    for number in numbers:
         one = Faults(number)
         tree = ast.fix_missing_locations(one.visit(ast.parse(source)))
         assert one.done is not None
         changed = ast.unparse(tree)
         if changed != intact:
             yield (*one.done, changed)
+
+
+def drawn(kinds: Sequence[str], count: int, seed: int) -> list[int]:
+    """Numbers of `count` faults, of every kind in turn: most would be constants and calls."""
+    by_kind: dict[str, list[int]] = defaultdict(list)
+    for number in random.Random(seed).sample(range(len(kinds)), len(kinds)):
+        by_kind[kinds[number]].append(number)
+    turns = itertools.zip_longest(*by_kind.values())
+    return sorted([n for turn in turns for n in turn if n is not None][:count])
 
 
 # ---- running tests ------------------------------------------------------------------------------
@@ -491,13 +618,14 @@ def look(src: Path, names: Sequence[str], tests: list[str]) -> Known:
 
 def chosen_faults(source: str, options: argparse.Namespace) -> list[Fault]:
     """The faults of a file that the options ask for."""
-    every = list(faults(source))
+    named = kinds(source)
     first, _, last = options.lines.partition("-")
     if first:
+        every = list(faults(source, range(len(named))))
         every = [f for f in every if int(first) <= f[0] <= int(last or first)]
-    if options.sample and options.sample < len(every):
-        every = sorted(random.Random(options.seed).sample(every, options.sample))
-    return every
+        chosen = drawn([f[2] for f in every], options.sample or len(every), options.seed)
+        return [every[number] for number in chosen]
+    return list(faults(source, drawn(named, options.sample or len(named), options.seed)))
 
 
 def inject(src: Path, name: str, every: Sequence[Fault], known: Known, budget: float) -> list[str]:
@@ -534,7 +662,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("files", nargs="+", help="files or folders below src/mmfl")
     parser.add_argument("--tests", nargs="+", default=[], help="tests as pytest names them")
-    parser.add_argument("--sample", type=int, default=0, help="so many faults of each file")
+    parser.add_argument(
+        "--sample", type=int, default=0, help="so many faults of each file, of every kind in turn"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lines", default="", help="only these lines: 60 or 60-120")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds of tests for a fault")
@@ -547,7 +677,7 @@ def main() -> None:
         names += [str(p.relative_to(ROOT / "src/mmfl")) for p in found]
     if options.list:
         for name in names:
-            for start, _, what, _ in faults((ROOT / "src/mmfl" / name).read_text()):
+            for start, _, what, _ in chosen_faults((ROOT / "src/mmfl" / name).read_text(), options):
                 print(f"{name}:{start}: {what}")
         return
     with tempfile.TemporaryDirectory() as folder:

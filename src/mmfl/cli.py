@@ -333,9 +333,7 @@ def _manifest(params: Params, archive: str) -> Path:
 
 def _existing(path: Path, step: str) -> Path:
     if not path.exists():
-        raise UserError(
-            f"{path}: not found, expected the output of the step; run mmfl {step} first"
-        )
+        raise UserError(f"{path}: not found, expected the output of the step; run {step} first")
     return path
 
 

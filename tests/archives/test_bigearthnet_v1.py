@@ -17,6 +17,7 @@ from mmfl.archives.bigearthnet import CLASSES, CORINE
 from mmfl.archives.bigearthnet_v1 import TOP
 from mmfl.clients.manifest import build
 from mmfl.errors import UserError
+from mmfl.patches import streaming
 from mmfl.steps import split
 
 ARCHIVE = get("bigearthnet-v1")
@@ -239,6 +240,21 @@ def test_a_patch_without_any_of_the_classes_is_left_out(real, caplog):
     found, faults = ARCHIVE.labelled(real, rows)
     assert not faults and victim not in set(found["pair"]) and len(found) == len(rows) - 1
     assert "1 patches have none of the 19 classes" in caplog.text
+
+
+def test_labels_in_a_tar_that_are_too_large(real, tmp_path, monkeypatch):
+    """Refused by the size that the tar states: they are not read to find it out."""
+    monkeypatch.setattr(streaming, "LARGEST", 100)
+    for q, name in {"s1": "BigEarthNet-S1-v1.0", "s2": "BigEarthNet-S2-v1.0"}.items():
+        with tarfile.open(tmp_path / f"{name}.tar.gz", "w:gz", compresslevel=1) as tar:
+            for path in sorted((real / TOP[q][-1]).rglob("*.json")):
+                tar.add(path, f"{name}/{path.parent.name}/{path.name}")
+    for item in real.iterdir():
+        if not item.is_dir():
+            shutil.copy(item, tmp_path)
+    with pytest.raises(UserError, match=r"_labels_metadata\.json: has [\d,]+ bytes, expected at"):
+        split.run(ARCHIVE.name, root=tmp_path, out=tmp_path / "out", store=tmp_path / "store",
+                  snow=True, cloud_or_shadow=True, shard_size=2)  # fmt: skip
 
 
 @pytest.mark.parametrize("lost", ["none", "labels", "class", "image"])

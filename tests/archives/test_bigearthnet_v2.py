@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +12,7 @@ from rasterio.transform import from_origin
 
 from mmfl.archives import get
 from mmfl.archives.bigearthnet import CLASSES, CORINE
+from mmfl.archives.bigearthnet_v2 import EXCLUDED
 from mmfl.errors import UserError
 
 ARCHIVE = get("bigearthnet-v2")
@@ -374,6 +376,18 @@ def test_missing_column(tmp_path):
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "metadata.parquet")
     with pytest.raises(UserError, match="column split is missing"):
         ARCHIVE.metadata(tmp_path)
+
+
+def test_a_table_without_rows(tmp_path):
+    """As other programs write it: no column has a type. The second one may be empty."""
+    empty = pd.DataFrame({name: [] for name in GOOD})
+    empty.to_parquet(tmp_path / "metadata.parquet")
+    with pytest.raises(UserError, match=r"metadata\.parquet: found no row, expected a row per pat"):
+        ARCHIVE.metadata(tmp_path)
+    pq.write_table(pa.Table.from_pylist([GOOD]), tmp_path / "metadata.parquet")
+    empty.to_parquet(tmp_path / EXCLUDED)
+    assert len(ARCHIVE.metadata(tmp_path, snow=True)) == 1
+    assert ARCHIVE.names(tmp_path)["s2"] == {GOOD["patch_id"]}
 
 
 def test_not_parquet(tmp_path):

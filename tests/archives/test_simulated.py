@@ -15,7 +15,7 @@ from mmfl.archives import get
 from mmfl.archives.simulation import facts, pixels
 from mmfl.archives.simulation.locations import PIXELS, draw_locations, stream, tile_corner
 from mmfl.archives.simulation.simulated import generate
-from mmfl.errors import UserError
+from mmfl.params import archives as known
 
 ARCHIVE = get("simulated")
 COUNTRIES = ["Austria", "Finland", "Ireland", "Portugal"]
@@ -139,21 +139,8 @@ def test_sentinel_1_is_at_most_six_days_apart():
         assert abs(day(x.s2_product, 2) - day(x.s1_scene, 4)).days <= 6
 
 
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        ({"countries": ["Atlantis"]}, "Atlantis, expected one of"),
-        ({"countries": ["Austria", "Austria"]}, "each"),
-        ({"countries": []}, "expected"),
-        ({"pairs": 9}, "at least 10"),
-        ({"pairs": 20_000}, "at most"),
-    ],
-)
-def test_refused(tmp_path, change, match):
-    arguments = {"pairs": 40, "seed": 0, "countries": ["Austria"], "unpaired": 0.0} | change
-    with pytest.raises(UserError, match=match):
-        generate(tmp_path, **arguments)
-    assert not list(tmp_path.iterdir())
+def test_the_parameters_know_every_country():
+    assert tuple(sorted(facts.TILES)) == known.COUNTRIES
 
 
 def test_speckle_has_the_stated_distribution():

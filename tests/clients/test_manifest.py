@@ -162,6 +162,14 @@ def test_a_summary_by_hand():
     assert both["locations"] == {"train": 3, "validation": 1}
 
 
+@pytest.mark.parametrize("assignment", ["duplicate", "disjoint", "alternate", "both", "mixed"])
+def test_nobody_holds_a_location_in_a_modality_that_it_lacks(assignment):
+    frame = build(SMALL, scenario="country", assignment=assignment).frame
+    held = SMALL.set_index("pair")[["s1", "s2"]]
+    assert all(held.loc[row.pair, row.modality] for row in frame.itertuples())
+    assert "p7" not in set(frame["pair"])  # it has neither
+
+
 @pytest.mark.parametrize(
     ("months", "countries", "pairs"),
     [

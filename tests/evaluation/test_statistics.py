@@ -96,6 +96,9 @@ def test_frames_agree_with_single_estimates():
     )
     same = differences(frame.assign(value=0.5), ["metric"], "run", "mf", ["metric"]).iloc[0]
     assert same["p"] == 1 and same["diff_sd"] == 0
+    shifted = frame.assign(value=np.repeat([0.25, 0.5], 4))
+    apart = differences(shifted, ["metric"], "run", "mf", ["metric"]).iloc[0]
+    assert (apart["diff"], apart["p"], apart["p_holm"]) == (0.25, 0, 0)
 
 
 def test_holm_never_exceeds_one():
@@ -138,6 +141,18 @@ def test_differences_are_scipys_and_corrected_within_a_question():
         corrected = multipletests([one.pvalue for one in expected.values()], method="holm")[1]
         assert rows["p_holm"].tolist() == pytest.approx(corrected.tolist())
         assert rows["tests"].tolist() == [4] * 4
+
+
+def test_a_family_may_span_several_comparisons():
+    """All rates of a kind are corrected together, or all runs of a kind and rate apart."""
+    found = differences(drawn_questions(), ["kind", "rate"], "run", "mf", ["kind"])
+    assert found["tests"].tolist() == [4] * 4 + [8] * 8
+    for _, rows in found.groupby("kind"):
+        corrected = multipletests(rows["p"], method="holm")[1]
+        assert rows["p_holm"].tolist() == pytest.approx(corrected.tolist())
+    apart = differences(drawn_questions(), ["kind", "rate"], "run", "mf", ["kind", "rate", "run"])
+    assert apart["tests"].tolist() == [1] * 12
+    assert apart["p_holm"].tolist() == pytest.approx(apart["p"].tolist())
 
 
 def test_only_what_both_sides_allow_is_tested_and_counted():

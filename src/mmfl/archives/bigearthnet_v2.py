@@ -61,6 +61,9 @@ TABLE = (
     "contains_seasonal_snow",
     "contains_cloud_or_shadow",
 )
+_FLAG = pa.bool_()
+_TYPES = (pa.string(), pa.list_(pa.string()), *[pa.string()] * 3, _FLAG, _FLAG, _FLAG)
+_NAMES = (*TABLE, "has_s2")  # has_s2: all true where the table does not have it
 # S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57
 PATCH_ID = (
     r"^S2[A-D]_MSIL2A_\d{4}(?P<month>\d{2})\d{2}T\d{6}_N\d{4}_R\d{3}"
@@ -160,28 +163,31 @@ def _read_table(path: Path) -> pa.Table:
             f"{path}: column {missing[0]} is missing, found {', '.join(table.column_names)}; "
             "expected the metadata of BigEarthNet v2.0"
         )
+    if not len(table):  # in which other programs give the columns no type
+        if path.name == EXCLUDED:
+            read = [pa.list_(pa.int8()) if pa.types.is_list(kind) else kind for kind in _TYPES]
+            return pa.table([pa.array([], kind) for kind in read], names=list(_NAMES))
+        raise UserError(f"{path}: found no row, expected a row per patch; fetch it again")
     columns = [table[column] for column in TABLE]
     if "has_s2" in table.column_names:
         columns.append(table["has_s2"])
     else:
         columns.append(pa.chunked_array([np.ones(len(table), dtype=bool)]))
-    types = [pa.string(), pa.list_(pa.string()), *[pa.string()] * 3, *[pa.bool_()] * 3]
-    names = [*TABLE, "has_s2"]
     if not any(kind(columns[1].type) for kind in LISTS):
         raise UserError(
             f"{path}: labels: found {columns[1].type}, expected a list of names per row; write the "
             "column as lists"
         )
-    for name, column, kind in zip(names, columns, types, strict=True):
+    for name, column, kind in zip(_NAMES, columns, _TYPES, strict=True):
         if kind == pa.bool_() and (pa.types.is_integer(column.type) or is_float(column.type)):
             _flags(path, name, column)
     try:
-        columns = [column.cast(kind) for column, kind in zip(columns, types, strict=True)]
-        for name, column in zip(names, columns, strict=True):
+        columns = [column.cast(kind) for column, kind in zip(columns, _TYPES, strict=True)]
+        for name, column in zip(_NAMES, columns, strict=True):
             if name != "s1_name":  # a patch without Sentinel-1 has none
                 _filled(path, name, column)
         columns[1] = _indices(columns[1], path)  # a byte in place of a name: most of the table
-        return pa.table(columns, names=names)
+        return pa.table(columns, names=list(_NAMES))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(
             f"{path}: a column has an unexpected type ({str(error).splitlines()[0]}); "

@@ -132,7 +132,7 @@ def differences(
         t = found["mean"].abs() / (found["sd"] / np.sqrt(found["n"]))
     p = pd.Series(2 * stdtr((found["n"] - 1).clip(lower=1), -t), found.index)
     p = p.mask((found["sd"] == 0) & (found["mean"] == 0), 1.0)
-    found["p"] = p.where(found["sd"].notna() & tested)
+    found["p"] = p.where(tested)  # and none where there is one difference
     found["p_holm"], found["tests"] = np.nan, 0
     for _, group in found.groupby(list(family), sort=False, dropna=False):
         listed = [None if pd.isna(p) else float(p) for p in group["p"]]

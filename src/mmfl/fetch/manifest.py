@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mmfl.errors import UserError
+from mmfl.facts.faults import first
+from mmfl.facts.reading import read_yaml
 
 
 class File(BaseModel):
@@ -51,18 +52,11 @@ def read_manifest(path: Path) -> Manifest:
     """Read and validate a manifest.
 
     Raises:
-        UserError: names the file, the key and what is expected.
+        UserError: names the file's line, the key and what is expected.
     """
+    file = read_yaml(path, "the archive's manifest", "archive:, licence:, files:")
     try:
-        return Manifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found, expected the archive's manifest") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; expected the archive's manifest") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        return Manifest.model_validate(file.data)
     except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"])) or "manifest"
-        found = "" if "@" in str(fault["input"]) else f"found {str(fault['input'])[:80]!r}; "
-        raise UserError(f"{path}: {key}: {found}{fault['msg']}; correct it") from None
+        fault = first(error, Manifest, file.data)
+    raise UserError(f"{file.at(fault.key)}: {fault}; correct it")

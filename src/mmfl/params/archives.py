@@ -42,6 +42,10 @@ ARCHIVES = {
     "dynamicworld-expert": _DYNAMICWORLD,
 }
 SIMULATED = ("simulated", "simulated-tiles")
+COUNTRIES = (  # of which `simulated` has climates and tiles
+    "Austria", "Belgium", "Finland", "Ireland", "Kosovo", "Lithuania", "Luxembourg", "Portugal",
+    "Serbia", "Switzerland",
+)  # fmt: skip
 
 
 def known(name: str, folders: dict[str, str]) -> Known:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from mmfl.facts.bands import IMAGERY, S1_BANDS, S2_BANDS
+from mmfl.facts.faults import Fault
 from mmfl.params.sections import Section, one_of
 
 SENSORS = tuple(IMAGERY)
@@ -20,6 +21,13 @@ REFUSED = {
     "earth-search": f"it has only sentinel-1-grd, whose bucket the requester pays for, and {GRD}",
     "copernicus": f"it has only sentinel-1-grd, and {GRD}",
 }
+
+
+def _one_of(value: str, names: tuple[str, ...], what: str, *key: str) -> None:
+    try:
+        one_of(value, names, what)
+    except ValueError as error:
+        raise Fault(key, str(error)) from None
 
 
 class Catalogue(Section):
@@ -59,7 +67,7 @@ class Catalogue(Section):
     @classmethod
     def _collections(cls, value: dict[str, str]) -> dict[str, str]:
         for modality in value:
-            one_of(modality, SENSORS, "modality")
+            _one_of(modality, SENSORS, "modality", modality)
         if re.search(r"(^|[-_])grd($|[-_])", value.get("s1", "").lower()):
             raise ValueError(f"{value['s1']}: {GRD}")
         return value
@@ -68,7 +76,7 @@ class Catalogue(Section):
     @classmethod
     def _assets(cls, value: dict[str, str]) -> dict[str, str]:
         for band in value:
-            one_of(band, (*S1_BANDS, *S2_BANDS), "band")
+            _one_of(band, (*S1_BANDS, *S2_BANDS), "band", band)
         return value
 
     def changed(self, other: Catalogue) -> Catalogue:
@@ -136,21 +144,19 @@ class Imagery(Section):
     def _possible(self) -> Imagery:
         for modality in SENSORS:
             name = self.name(modality)
-            one_of(name, tuple(BUILT_IN | self.catalogues), f"catalogue of {modality}")
-            chosen = self.catalogue(modality)
+            _one_of(name, tuple(BUILT_IN | self.catalogues), f"catalogue of {modality}", modality)
+            chosen, entry = self.catalogue(modality), ("catalogues", name)
             if not chosen.url:
-                raise ValueError(f"catalogue {name}: found no url, expected its landing page")
+                raise Fault(entry, "found no url, expected its landing page")
             if modality not in chosen.collections:
                 why = REFUSED.get(name) if modality == "s1" else None
-                raise ValueError(
-                    f"{modality}: {name} cannot serve it: "
-                    + (why or f"expected collections.{modality} in its entry")
-                )
+                why = why or f"expected collections.{modality} in its entry"
+                raise Fault((modality,), f"{name} cannot serve it: {why}", also=[entry])
             for band in IMAGERY[modality]:
                 if band not in chosen.assets:
-                    raise ValueError(f"catalogue {name}: expected the asset of {band} in assets")
+                    raise Fault((*entry, "assets"), f"expected the asset of {band}")
             if chosen.signing != "none" and not chosen.token_url:
-                raise ValueError(f"catalogue {name}: signing {chosen.signing} needs a token_url")
+                raise Fault((*entry, "signing"), f"{chosen.signing} needs a token_url")
         return self
 
     def name(self, modality: str) -> str:

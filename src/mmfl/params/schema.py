@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 
 from mmfl.errors import UserError
 from mmfl.facts.bands import stored
-from mmfl.facts.faults import Fault, first, shown
+from mmfl.facts.faults import NOT_GIVEN, Fault, first, shown
 from mmfl.facts.reading import Key
 from mmfl.params.algorithms import ANCHORS, Algorithms, check_optimiser, parts
 from mmfl.params.archives import ARCHIVES, SIMULATED, Known, known
@@ -160,7 +160,9 @@ class Params(Section):
         """The fault of an archive, under the key that the file gives the value."""
         above = ("archives", archive)
         also = [*((*above, *key) for key in (fault.key, *fault.also)), *fault.also]
-        if _holds(self.archives[archive], fault.key):
+        own = self.archives[archive]
+        missing = fault.message == NOT_GIVEN and _holds(own, fault.key[:-1])
+        if missing or _holds(own, fault.key):
             return type(fault)((*above, *fault.key), fault.message, also)
         where = f" (archive {archive})" if len(self.archives) > 1 else ""
         return type(fault)(fault.key, fault.message + where, also)

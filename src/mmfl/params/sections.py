@@ -26,6 +26,7 @@ from pydantic import (
 from mmfl.facts.bands import S1_BANDS, S2_TRAINED
 from mmfl.facts.faults import Fault
 from mmfl.files import digest
+from mmfl.params.archives import COUNTRIES
 from mmfl.params.registry import ASSIGNMENTS, BACKBONES, SCENARIOS
 
 Policy = Literal["modality", "average", "local"]
@@ -38,6 +39,8 @@ BATCH = 65_536  # images of 120 px and 12 bands of so many take 45 GB
 FINITE = 1e30  # float32 ends at 3.4e38: a rate may diverge, its product with a gradient may not
 WEIGHT = 1e6  # of a loss term beside one of weight 1: float32 has 7 digits
 SMALL = 1e-6  # of what is divided by
+
+LOCATIONS = 10  # of a simulated country, so that each of its splits has some
 
 Seed = Annotated[int, Field(ge=0, le=WORD)]
 Weight = Annotated[float, Field(ge=0, le=WEIGHT)]
@@ -73,6 +76,30 @@ class Simulate(Section):
     unpaired: float = Field(
         0.05, ge=0, lt=1, description="share of locations that lack one of the two modalities"
     )
+
+    @field_validator("countries")
+    @classmethod
+    def _countries(cls, value: list[str]) -> list[str]:
+        for place, country in enumerate(value):
+            if country in value[:place]:
+                raise Fault((place,), f"found {country} a second time, expected it once")
+            try:
+                one_of(country, COUNTRIES, "country")
+            except ValueError as error:
+                raise Fault((place,), str(error)) from None
+        return value
+
+    @model_validator(mode="after")
+    def _enough(self) -> Simulate:
+        least = LOCATIONS * len(self.countries)
+        if self.pairs < least:
+            raise Fault(
+                ("pairs",),
+                f"found {self.pairs}, expected at least {least}, {LOCATIONS} for each of "
+                f"{len(self.countries)} countries",
+                also=[("countries",)],
+            )
+        return self
 
 
 class Download(Section):

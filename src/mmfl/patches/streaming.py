@@ -40,7 +40,7 @@ from mmfl.patches.shards import Shard, Writing
 from mmfl.processes import Map
 
 PIECE_BYTES, PIECE_MEMBERS = 4 << 20, 256  # that a worker gets at a time, at most
-LARGEST = 64 << 20  # bytes of a band's file
+LARGEST = 64 << 20  # bytes of a file: a band, or labels
 
 
 @dataclass(frozen=True)
@@ -288,6 +288,9 @@ def _pieces(
                 raise DamagedFile(fault.file, f"{fault.reason}, or set split.on_error: skip")
             told.strangers.setdefault(patch, fault)
             continue
+        if info.size > LARGEST:
+            raise DamagedFile(path, f"has {info.size:,} bytes, expected at most {LARGEST:,}; fetch "
+                              "the tar again")  # fmt: skip
         if what == LABELS:
             told.labels[patch] = parsed(archive, _content(tar.extractfile(info)))
             continue
@@ -298,8 +301,6 @@ def _pieces(
             raise DamagedFile(
                 path, f"is in {pack.tar.name} a second time, expected one; fetch the tar again"
             )
-        if info.size > LARGEST:
-            raise DamagedFile(path, f"has {info.size:,} bytes, expected at most {LARGEST:,}")
         roll.come[number] |= 1 << rank
         shard, row = roll.place(number)
         target = writing.begin(shard)[band.resolution]

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mmfl.archives.simulation import facts
-from mmfl.errors import UserError
 
 CELLS = 83  # patches along a side of the tile's own 100 km square
 SEASON_START = {"JJA": (2017, 6), "SON": (2017, 9), "DJF": (2017, 12), "MAM": (2018, 3)}
@@ -85,7 +84,6 @@ def draw_locations(
     pairs: int, seed: int, countries: list[str], unpaired: float
 ) -> tuple[list[Location], list[Location]]:
     """The clean locations (`pairs` of them) and the few with snow or cloud, each by patch_id."""
-    _check(pairs, countries)
     clean: list[Location] = []
     excluded: list[Location] = []
     roots = np.sqrt([facts.SIZES[country] for country in countries])
@@ -100,24 +98,6 @@ def draw_locations(
         clean += inside
         excluded += outside
     return _numbered(clean, 0), _numbered(excluded, len(clean))
-
-
-def _check(pairs: int, countries: list[str]) -> None:
-    for country in countries:
-        if country not in facts.TILES:
-            raise UserError(
-                f"simulate.countries: {country}, expected one of {', '.join(facts.TILES)}"
-            )
-    if not countries or len(set(countries)) < len(countries):
-        raise UserError(
-            f"simulate.countries: {countries}, expected each country once, at least one"
-        )
-    if pairs < 10 * len(countries):
-        raise UserError(
-            f"simulate.pairs: {pairs}, expected at least 10 for each of {len(countries)} countries"
-        )
-    if pairs > 10_000:
-        raise UserError(f"simulate.pairs: {pairs}, expected at most 10000 (tiles hold no more)")
 
 
 def apportion(total: int, weights: np.ndarray, least: int = 0) -> list[int]:

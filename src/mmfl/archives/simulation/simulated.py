@@ -51,9 +51,6 @@ def generate(
         countries: names as in BigEarthNet.
         unpaired: share of locations that lack one of their two modalities.
         workers: processes; default: those this process may use. They change no byte.
-
-    Raises:
-        UserError: an unknown country, or too few or too many pairs.
     """
     out = Path(out).resolve()
     clean, excluded = draw_locations(pairs, seed, list(countries), unpaired)
