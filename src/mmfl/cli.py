@@ -202,20 +202,20 @@ def report(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
 @app.command()
 def page(archive: ARCHIVE, params: PARAMS = DEFAULT) -> None:
     """Write the HTML page of an archive (not versioned: it shows measured seconds too)."""
-    from mmfl.steps import report as step
+    from mmfl.steps import page as step
 
-    step.run_page(_load(params, archive, "report"), archive, params)
+    step.run(_load(params, archive, "page"), archive, params)
 
 
 @app.command()
 def headline(params: PARAMS = DEFAULT) -> None:
     """Print where the pages are and the headline tables."""
-    from mmfl.steps import report as step
+    from mmfl.reporting.results import headline as text_of
 
     chosen = load(params)
     for archive in chosen.archives:
         typer.echo("")
-        typer.echo(step.headline(Path("results", archive, clients_name(chosen))))
+        typer.echo(text_of(Path("results", archive, clients_name(chosen))))
         typer.echo(f"\nThe page: {Path('page', archive + '.html').resolve().as_uri()}")
 
 

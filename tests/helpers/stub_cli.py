@@ -30,11 +30,10 @@ def main() -> None:
         time.sleep(0.05)
     if given.step == "simulate":
         return
-    code = "report" if given.step == "page" else given.step
     job = (given.archive, given.method, given.variant or "default")
-    params = frozen.check(Path(given.params), code, *job).of(given.archive)
-    paths, step = outputs(given.step, params), code
-    values = step_values(params, step, *job)
+    params = frozen.check(Path(given.params), given.step, *job).of(given.archive)
+    step = given.step
+    paths, values = outputs(step, params), step_values(params, step, *job)
     read = [] if step in ("tune", "download") else inputs(step, params, *job)
     values = [values, files.digest([files.file_sha256(path) for path in read])]
     for template in paths:

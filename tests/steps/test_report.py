@@ -17,11 +17,12 @@ from mmfl.params import load
 from mmfl.patches.faults import COLUMNS
 from mmfl.patches.labels import write_store
 from mmfl.pipeline.jobs import FIGURES
-from mmfl.reporting import layout
+from mmfl.reporting import layout, results
 from mmfl.reporting.gallery import Gallery, Location, Tile
 from mmfl.reporting.gather import key, policy_scores, read_confusions, read_scores
 from mmfl.reporting.texts import captions
 from mmfl.reporting.writers import read_csv
+from mmfl.steps import page as pages
 from mmfl.steps import report
 
 PLACE = Path("simulated", "region-duplicate-p0")
@@ -53,7 +54,7 @@ def write_page(made: dict, out: Path, **changes) -> str:
         "source_digest": "abc", "others": [], "partition": made["manifest"],
         "out": out,
     }  # fmt: skip
-    report.write_page(**(values | changes))
+    pages.write_page(**(values | changes))
     return out.read_text()
 
 
@@ -199,12 +200,12 @@ def test_a_real_archive_is_not_called_simulated(made, tmp_path):
 
 
 def test_headline(made):
-    text = report.headline(made["out"])
+    text = results.headline(made["out"])
     assert "\nThe data are simulated.\n" in text and "mf+fw+mim" in text
     assert text.startswith("simulated: multi-label scene classification\n")
     assert "randomness of training only" in " ".join(text.split())
     with pytest.raises(UserError, match="run report again"):
-        report.headline(made["out"] / "nothing")
+        results.headline(made["out"] / "nothing")
 
 
 @pytest.mark.parametrize("methods", [("mf",), ("mf", "prior"), ("prior",)])
@@ -220,7 +221,7 @@ def test_few_methods_are_a_report_too(tmp_path, methods):
     made["manifest"] = write_partition(tmp_path)
     text = write_page(made, tmp_path / "p.html")
     assert text.count("<svg ") == 1 + len(captions(MULTI))
-    assert methods[0] in report.headline(made["out"])
+    assert methods[0] in results.headline(made["out"])
 
 
 def test_one_modality(tmp_path):
@@ -265,7 +266,7 @@ def test_pixel_tables_have_the_task_s_scores(tiles):
     )
     for metric, values in asked.groupby("metric")["value"]:
         assert frame.loc["mf+fw", f"{metric}_mean"] == pytest.approx(values.mean(), abs=1e-12)
-    table = report.laid_out(tiles["out"])
+    table = results.laid_out(tiles["out"])
     assert table["comparison"].header[1:5] == [
         "Mean IoU (%)", "F1 macro (%)", "Overall accuracy (%)", "F1 weighted (%)",
     ]  # fmt: skip
@@ -285,7 +286,7 @@ def test_the_bootstrap_stands_in_the_baseline_s_row_and_in_the_notes(tiles, made
     low, high = frame.loc["mf", ["tiles_low", "tiles_high"]]
     assert low < np.mean([mean_iou(m) for m in confusions.sum(axis=1)]) < high
     assert frame["tiles_low"].notna().sum() == 1
-    notes = " ".join(report.laid_out(tiles["out"])["comparison"].notes)
+    notes = " ".join(results.laid_out(tiles["out"])["comparison"].notes)
     assert f"mf's mean IoU lies between {100 * low:.1f} and {100 * high:.1f} %" in notes
     assert "tiles_low" not in read_csv(made["out"] / "tables" / "comparison.csv")
 
@@ -334,7 +335,7 @@ def test_the_page_of_tiles(tiles, tmp_path):
     page = Outside()
     page.feed(text)
     assert page.found == ["a href=simulated.html"]
-    assert "pixel-based classification" in report.headline(tiles["out"])
+    assert "pixel-based classification" in results.headline(tiles["out"])
 
 
 def test_pages_of_one_parameter_file_link_to_one_another(tmp_path, monkeypatch):
@@ -355,7 +356,7 @@ def test_pages_of_one_parameter_file_link_to_one_another(tmp_path, monkeypatch):
         write_store(labels.parent, archive)
         params = load(Path("params.yaml")).of(archive)
         report.run(params, archive)
-        report.run_page(params, archive, Path("params.yaml"))
+        pages.run(params, archive, Path("params.yaml"))
     for archive, other in (("simulated", "simulated-tiles"), ("simulated-tiles", "simulated")):
         page = Outside()
         page.feed(Path(f"page/{archive}.html").read_text())
@@ -363,7 +364,7 @@ def test_pages_of_one_parameter_file_link_to_one_another(tmp_path, monkeypatch):
     with (labels / "skipped.csv").open("a") as handle:
         handle.write("s2,patch-1,file.tif,cut off\n")
     with pytest.raises(UserError, match=r"labels/skipped\.csv: damaged: .* writes it again$"):
-        report.run_page(params, archive, Path("params.yaml"))
+        pages.run(params, archive, Path("params.yaml"))
 
 
 def test_p_values_are_paired_by_seed_and_corrected_within_their_question(made, tmp_path):
@@ -416,7 +417,7 @@ def test_no_test_location_holds_every_modality(tmp_path):
     assert compared["ap_macro_mean"].notna().all() and (compared["patches"] == 39).all()
     assert compared.drop(index="mf")["ap_macro_diff"].notna().all()
     assert set(json.loads((out / "metrics.json").read_text())["mf"]) == set(MULTI.metrics)
-    laid = report.laid_out(out)
+    laid = results.laid_out(out)
     assert laid["comparison"].title.startswith("Comparison on locations with fewer modalities")
     assert "compared on those that hold fewer (39)" in laid["comparison"].notes[1]
     assert "no score of a subset" in " ".join(laid["missing"].notes)
@@ -440,7 +441,7 @@ def test_a_mean_over_fewer_groups_says_so(tmp_path):
     seal_runs(runs)
     out = tmp_path / "results" / PLACE
     report.tables_of(archive="simulated", clients="c", runs=runs, out=out)
-    notes = " ".join(report.laid_out(out)["missing"].notes)
+    notes = " ".join(results.laid_out(out)["missing"].notes)
     assert "local, S1: the mean over the models of 2 of 4 groups" in notes
     assert notes.count("the mean over the models") == 2  # in each of the two scores
     frame = read_csv(out / "tables" / "missing.csv").query("run == 'local'")
@@ -451,5 +452,5 @@ def test_nothing_is_exchanged(tmp_path):
     runs = [run for run in write_runs(tmp_path, (1, 2)) if run["method"] in ("prior", "local")]
     out = tmp_path / "results" / PLACE
     report.tables_of(archive="simulated", clients="c", runs=runs, out=out, baseline="local")
-    table = report.laid_out(out)["policies"]
+    table = results.laid_out(out)["policies"]
     assert table.rows == [] and table.notes[0].startswith("No method here exchanges anything")

@@ -9,8 +9,10 @@ import pytest
 from scipy import stats
 
 from helpers.written_runs import COVERS, seal_runs, write_partition, write_runs
+from mmfl.reporting import results
 from mmfl.reporting.gather import key, read_confusions
 from mmfl.reporting.writers import read_csv
+from mmfl.steps import page as pages
 from mmfl.steps import report
 
 
@@ -57,7 +59,7 @@ def table(made, name):
 
 def row_of(made, name, run):
     """The cells of a run's line in a laid out table."""
-    laid = report.laid_out(made["out"])[name]
+    laid = results.laid_out(made["out"])[name]
     return next(row for row in laid.rows if row[0].startswith(run))
 
 
@@ -112,7 +114,7 @@ def test_its_cells_say_so_in_every_table(one):
     for name in ("comparison", "ablation", "missing", "policies", "cost"):
         row = row_of(one, name, "mf+fw")
         assert row[0] == "mf+fw (1 of 3 seeds diverged)"
-        notes = " ".join(report.laid_out(one["out"])[name].notes)
+        notes = " ".join(results.laid_out(one["out"])[name].notes)
         assert "Diverged: mf+fw: seed 2 in round 4." in notes
         assert not re.search(r"above mf:[^;.]*mf\+fw \(", notes)
         if name != "cost":
@@ -121,7 +123,7 @@ def test_its_cells_say_so_in_every_table(one):
         for end in ("md", "tex"):
             text = (one["out"] / "tables" / f"{name}.{end}").read_text()
             assert "(1 of 3 seeds diverged)" in text and "seed 2 in round 4" in text
-        others = [r for r in report.laid_out(one["out"])[name].rows if r is not row]
+        others = [r for r in results.laid_out(one["out"])[name].rows if r is not row]
         assert not any("of 3)" in cell for r in others for cell in r if r[0] != row[0])
 
 
@@ -138,13 +140,13 @@ def test_its_figures_metrics_headline_and_page_say_so(one, tmp_path):
     ends = curve.dropna(subset=["value"]).groupby("seed")["round"].max()
     assert ends.to_dict() == {1: 12, 2: 3, 3: 12}
     assert curve.query("seed == 2 and round == 4")["state"].item() == "diverged"
-    assert "mf+fw (1 of 3 seeds diverged)" in report.headline(one["out"])
+    assert "mf+fw (1 of 3 seeds diverged)" in results.headline(one["out"])
     text = page(one, tmp_path / "p.html")
     assert text.count("mf+fw (1 of 3 seeds diverged)") >= 5 and "seed 2 in round 4" in text
 
 
 def page(made, out):
-    report.write_page(
+    pages.write_page(
         archive=made["archive"], clients="c", results=made["out"], params_text="", others=[],
         source_digest="", measured=[r["measured"] for r in made["runs"]], out=out,
         partition=made["manifest"],
@@ -159,13 +161,13 @@ def test_every_run_diverged(tmp_path, task):
     first = "iou_macro" if task == "pixel" else "ap_macro"
     compared = table(made, "comparison")
     assert (compared[f"{first}_n"] == 0).all() and compared[f"{first}_mean"].isna().all()
-    for line in report.laid_out(made["out"])["comparison"].rows:
+    for line in results.laid_out(made["out"])["comparison"].rows:
         assert line[0].endswith("(all 2 seeds diverged)")
         assert line[1:-2] == ["diverged"] * (len(line) - 3) and line[-2:] == ["–", "–"]
     metrics = json.loads((made["out"] / "metrics.json").read_text())
     assert metrics == {run: {"diverged": 2} for run in runs}
     assert np.isnan(table(made, "cost").loc["mf", "target"])
-    notes = " ".join(report.laid_out(made["out"])["comparison"].notes)
+    notes = " ".join(results.laid_out(made["out"])["comparison"].notes)
     assert "can be taken, as mf diverged" in notes and "lies between" not in notes
     text = page(made, tmp_path / "p.html")
     assert "all 2 seeds diverged" in text and "nan" not in re.sub(r"<pre>.*</pre>", "", text)
@@ -181,7 +183,7 @@ def test_a_baseline_of_which_a_seed_diverged(tmp_path):
     expected = (own - base)[[2, 3]].mean()
     assert compared.loc["mf+mim", "ap_macro_diff"] == pytest.approx(expected)
     for name in ("comparison", "ablation", "missing"):
-        notes = " ".join(report.laid_out(made["out"])[name].notes)
+        notes = " ".join(results.laid_out(made["out"])[name].notes)
         assert "A seed of mf diverged" in notes and "above" not in notes
     left = [r["run"] for r in made["runs"] if key(r) == "mf" and r["seed"] > 1]
     rounds = [pd.read_csv(folder / "rounds.csv") for folder in left]
@@ -213,7 +215,7 @@ def test_one_modality_alone_diverged(tmp_path):
     subset = frame.query("kind == 'subset' and metric == 'ap_macro'").set_index("modalities")
     assert subset["n"].to_dict() == {"s1+s2": 0, "s1": 0, "s2": 3}
     assert np.isfinite(subset.loc["s2", "diff"]) and np.isnan(subset.loc["s2", "p_holm"])
-    notes = " ".join(report.laid_out(made["out"])["missing"].notes)
+    notes = " ".join(results.laid_out(made["out"])["missing"].notes)
     assert not re.search(r"(above|below) mf:[^;.]*late-fusion", notes)
 
 
@@ -254,7 +256,7 @@ def test_confusions_are_of_the_seeds_that_are_left(tmp_path):
     np.testing.assert_array_equal(found.matrices, whole[[0, 2]])
     assert (found.seeds, found.asked) == (2, 3)
     made = build(tmp_path / "all", {"mf": (2,)}, "pixel")
-    notes = " ".join(report.laid_out(made["out"])["comparison"].notes)
+    notes = " ".join(results.laid_out(made["out"])["comparison"].notes)
     assert "bootstrap over tiles, mean over 2 of 3 seeds" in notes
     expected = found.matrices.sum(axis=1).mean(axis=0)
     frame = read_csv(made["out"] / "figures" / "confusion.csv")
@@ -280,7 +282,7 @@ def test_a_client_that_diverged_is_not_left_out_of_a_mean(tmp_path):
     report.tables_of(archive="simulated", clients="c", runs=runs, out=out)
     row = read_csv(out / "tables" / "comparison.csv").set_index("run").loc["local"]
     assert (row["client_s1_n"], row["client_s1_asked"], row["client_s2_n"]) == (3, 4, 4)
-    notes = " ".join(report.laid_out(out)["comparison"].notes)
+    notes = " ".join(results.laid_out(out)["comparison"].notes)
     assert "; 3 of 4 clients)" in notes
     row = read_csv(out / "tables" / "policies.csv").set_index("run").loc["mf+fw"]
     assert row["own_modality_n"] == row["own_local_n"] == 2 and row["own_average_n"] == 3

@@ -43,7 +43,7 @@ rule page:
         runtime=minutes(30),
     params:
         values=page_values,
-        code=code_of("report"),
+        code=code_of("page"),
     message:
         "Write the page of {wildcards.archive}"
     shell:

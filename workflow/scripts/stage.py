@@ -36,7 +36,7 @@ from mmfl.pipeline.jobs import STAGES, every, start  # noqa: E402
 START = Path("data/start")
 NAMED = ((None, "archives"), *(("partition", key) for key in ("scenario", "assignment", "seed")))
 HELPERS = {"download": ["simulate"]}
-TRIGGERS = ["params", "code", "input", "software-env"]
+TRIGGERS = ["params", "input", "software-env"]
 
 
 def command(step: str, archive: str, path: str, params: Params) -> list[str]:

@@ -573,7 +573,7 @@ def step_values(
         return own | {key: train[key] for key in keys}
     if step == "tune":
         return dump("tune") | {"seeds": params.train.seeds}
-    if step == "report":
+    if step in ("report", "page"):
         methods = [f"{s.method}/{s.variant}/{s.seed}/{s.label}" for s in runs(params, archive)]
         return dump("report") | {"runs": methods}
     raise ValueError(f"unknown step {step}")

@@ -2,7 +2,8 @@
 
 Snakemake does not notice edits below `src/`; the digest given here is a parameter of each rule, and
 DVC finds the same digest in what a run starts with (`mmfl.pipeline.frozen`). It ends at
-`mmfl.params` as it ends at other packages: the effect of a parameter is in the values of a job.
+`mmfl.params`, whose effect is in the values of a job, and at other packages, of which their version
+in requirements.lock counts.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ STRING_OR_COMMENT = re.compile(  # what begins first; as of Python 3.11, no quot
     re.DOTALL,
 )
 SOURCE = Path(__file__).resolve().parents[2]
+LOCK = "requirements.lock"  # beside the source folder
+NAMES = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}  # package -> distribution
+READ_OR_SHOWN = {  # no result depends on their version
+    "psutil", "pydantic", "pyyaml", "requests", "tenacity", "tqdm", "typer", "urllib3",
+}  # fmt: skip
 VALUES = "mmfl.params"  # what it decides is in a job's values
 
 
@@ -65,14 +71,40 @@ def modules(step: str, chosen: tuple[str, ...] = (), source: Path = SOURCE) -> t
 
 @cache
 def digest(step: str, chosen: tuple[str, ...] = (), source: Path = SOURCE) -> str:
-    """First 16 hex digits of the SHA-256 over names and content of `modules(step, chosen)`.
+    """First 16 hex digits of the SHA-256 over `packages` and the content of `modules`.
 
     Comments, docstrings and blank lines of a module do not count: no result depends on them.
     """
-    total = hashlib.sha256()
+    total = hashlib.sha256("\n".join(packages(step, chosen, source)).encode())
     for name in modules(step, chosen, source):
         total.update(f"{name}\0{_content(source / name)}\n".encode())
     return total.hexdigest()[:16]
+
+
+@cache
+def packages(step: str, chosen: tuple[str, ...] = (), source: Path = SOURCE) -> tuple[str, ...]:
+    """The lines of requirements.lock that pin what the modules of a job import."""
+    files = (source / name for name in modules(step, chosen, source) if name.endswith(".py"))
+    wanted = {NAMES.get(name, name) for file in files for name in _roots(file)} - READ_OR_SHOWN
+    return tuple(line for line in _locked(source) if line.partition("==")[0].lower() in wanted)
+
+
+@cache
+def _locked(source: Path) -> tuple[str, ...]:
+    lock = source.parent / LOCK
+    return tuple(lock.read_text(encoding="utf-8").splitlines()) if lock.is_file() else ()
+
+
+@cache
+def _roots(file: Path) -> frozenset[str]:
+    """First parts of the names that a file imports from anywhere."""
+    found: set[str] = set()
+    for node in _statements(_tree(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add((node.module or "").partition(".")[0])
+    return frozenset(found)
 
 
 @cache

@@ -110,7 +110,7 @@ def _start(path: Path, params: Params) -> dict[str, Any]:
     return {
         "file": str(path),
         "descriptions": {str(file): file_sha256(file) for file in described},
-        "code": {step: _codes(step, params) for step in (*STAGES, "simulate", "tune")},
+        "code": {step: _codes(step, params) for step in (*STAGES, "simulate", "tune", "page")},
         "rules": rules(),
     }
 

@@ -1,13 +1,11 @@
-"""Report: scores and runs in; tables, figures, metrics and a page out."""
+"""Report: scores and runs in; tables, figures and metrics out."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -15,34 +13,25 @@ from mmfl.errors import UserError
 from mmfl.evaluation.bootstrap import bootstrap
 from mmfl.evaluation.statistics import differences, summarise
 from mmfl.facts.tasks import TASKS, Task
-from mmfl.files import read_json, write_json, write_text
-from mmfl.params import SIMULATED, Params, clients_name, load, runs
-from mmfl.patches.faults import COLUMNS, SKIPPED, read_skipped
-from mmfl.patches.labels import LABELS, Store
-from mmfl.pipeline import code
-from mmfl.reporting import album, layout, page, tables, texts, writers
-from mmfl.reporting.gallery import Gallery
+from mmfl.files import write_json
+from mmfl.params import SIMULATED, Params, clients_name, runs
+from mmfl.reporting import album, layout, tables, writers
 from mmfl.reporting.gather import (
     ASKED,
     Confusions,
     Run,
-    answered,
     diverged_seeds,
     key,
     policy_scores,
     positives,
     read_confusions,
-    read_measured,
     read_rounds,
     read_scores,
     run_of,
     runs_frame,
-    scores_of,
 )
-from mmfl.reporting.layout import Table
-from mmfl.reporting.partition import CAPTION
+from mmfl.reporting.results import holders
 
-ATTENDED = ["seed", "round", "client", "state"]
 BASES = {"subset", "missing", "incomplete"}  # kinds of rows whose differences are tested
 
 
@@ -56,44 +45,6 @@ def run(params: Params, archive: str) -> None:
         out=Path("results", archive, clients),
         partition=Path("data/clients", archive, clients),
         baseline=params.report.baseline,
-    )
-
-
-def run_page(params: Params, archive: str, params_file: Path) -> None:
-    """Write `page/<archive>.html`."""
-    from mmfl.inspection.gallery import load_gallery  # with torch, which no table needs
-
-    clients = clients_name(params)
-    listed = described_runs(params, archive)
-    own = [r for r in listed if key(r) == params.report.baseline]
-    shown = answered(own)
-    said = f"{own[0]['label']} diverged in every seed, so nothing was predicted"
-    if shown is not None:
-        said = f"predictions: {shown['label']}, seed {shown['seed']}"
-    patches = Path("data/patches", archive)
-    Store(patches).of(archive).content(f"{LABELS}/{SKIPPED}")
-    write_page(
-        archive=archive,
-        clients=clients,
-        results=Path("results", archive, clients),
-        measured=[
-            path
-            for spec in runs(params, archive)
-            if (path := Path("measured", spec.path).with_suffix(".json")).exists()
-        ],
-        params_text=params_file.read_text(encoding="utf-8"),
-        source_digest=", ".join(f"{step} {code.digest(step)}" for step in code.STEPS),
-        out=Path("page", f"{archive}.html"),
-        others=[name for name in load(params_file).archives if name != archive],
-        partition=Path("data/clients", archive, clients),
-        attended=read_rounds(own),
-        skipped=read_skipped(patches / LABELS / SKIPPED),
-        gallery=load_gallery(
-            patches,
-            params.report.gallery,
-            predictions=scores_of(shown or own[0]),
-            run=said,
-        ),
     )
 
 
@@ -217,110 +168,3 @@ def _replace(new: Path, out: Path) -> None:
         os.replace(out, old)
     os.replace(new, out)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def laid_out(results: Path) -> dict[str, Table]:
-    """The tables of a results folder, laid out from their csv."""
-    compared = _table(results, "comparison")
-    baseline, task = str(compared["baseline"].iloc[0]), tables.task_of(compared)
-    return {
-        name: make(_table(results, name), baseline, task) for name, make in layout.LAYOUTS.items()
-    }
-
-
-def _table(results: Path, name: str) -> pd.DataFrame:
-    return _csv(results / "tables" / f"{name}.csv", "report")
-
-
-def holders(partition: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """(a row per client, summary) of a partition, by its manifest's path without its end."""
-    summary = read_json(Path(f"{partition}.json"), "partition")
-    return _csv(Path(f"{partition}.csv"), "partition"), summary
-
-
-def _csv(path: Path, step: str) -> pd.DataFrame:
-    try:
-        return writers.read_csv(path)
-    except (OSError, ValueError) as error:
-        text = str(error).splitlines()[0]
-        raise UserError(f"{path}: not readable ({text}); run {step} again") from None
-
-
-def write_page(
-    *,
-    archive: str,
-    clients: str,
-    results: Path,
-    measured: list[Path],
-    params_text: str,
-    source_digest: str,
-    out: Path,
-    others: list[str],
-    partition: Path | None = None,
-    skipped: pd.DataFrame | None = None,
-    attended: pd.DataFrame | None = None,
-    gallery: Gallery | None = None,
-) -> None:
-    """Write one self-contained HTML page about a results folder.
-
-    Args:
-        others: archives whose pages lie beside this one.
-        measured: `<method>/<variant>/seed-<n>.json` of the runs, where they exist.
-        partition: the manifest's path without its end, beside which summary and table lie.
-        attended: seed, round, client, state of the baseline's runs.
-        skipped: patches that the split left out, as `faults.read_skipped` returns them.
-        gallery: pictures of test locations with predictions.
-    """
-    laid = laid_out(results)
-    cost, compared = _table(results, "cost"), _table(results, "comparison")
-    task, simulated = tables.task_of(compared), archive in SIMULATED
-    held = (pd.DataFrame(), {}) if partition is None else holders(partition)
-    pictures = {
-        name: page.picture(results / "figures" / f"{name}.svg", alt, caption)
-        for name, (alt, caption) in (texts.captions(task) | {"clients": CAPTION}).items()
-    }
-    text = page.render(
-        archive=archive,
-        title=texts.title(archive, simulated),
-        lead=texts.lead(task, str(compared["modalities"].iloc[0])),
-        places=texts.WORDS[task.name].places,
-        others=others,
-        clients=clients,
-        simulated=simulated,
-        tables=laid,
-        measured=page.measured_table(
-            read_measured(measured), dict(zip(cost["run"], cost["label"], strict=True))
-        ),
-        holders=page.clients_table(*held),
-        attendance=page.attendance_table(
-            pd.DataFrame(columns=ATTENDED) if attended is None else attended
-        ),
-        skipped=page.skipped_table(pd.DataFrame(columns=COLUMNS) if skipped is None else skipped),
-        pictures=pictures,
-        gallery=gallery.png() if gallery else "",
-        gallery_caption=gallery.caption() if gallery else "",
-        origin={
-            "Archive": archive + (" (simulated)" if simulated else ""),
-            "Partition": clients,
-            "Partition SHA-256": held[1].get("sha256", "not known"),
-            "Source of each step": source_digest,
-            "Tables": str(results),
-        },
-        environment=page.environment(),
-        params_text=params_text,
-        results=str(results),
-    )
-    write_text(out, text)
-
-
-def headline(results: Path) -> str:
-    """The comparison as plain text for a terminal."""
-    table, task = laid_out(results)["comparison"], tables.task_of(_table(results, "comparison"))
-    archive = results.parent.name
-    head = f"{archive}: {task.title}"
-    simulated = "The data are simulated.\n" if archive in SIMULATED else ""
-    note = "\n".join(textwrap.wrap(" ".join(table.notes), 100))
-    return (
-        f"{head}\n{'=' * len(head)}\n{simulated}{table.title} ({results})\n\n"
-        f"{writers.plain(table)}\n\n{note}"
-    )
