@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from helpers import small_federation, small_tile_federation
+from mmfl.facts.tasks import IGNORED
 from mmfl.federation.task import (
     accompanied,
     classification_loss,
@@ -17,7 +18,6 @@ from mmfl.federation.task import (
     shuffled,
 )
 from mmfl.models.network import Network
-from mmfl.params.tasks import IGNORED
 from mmfl.patches.augment import Turned
 from mmfl.strategies.base import Client
 
