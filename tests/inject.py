@@ -4,8 +4,14 @@
 
 First the chosen tests run once on the intact copy; which lines each of them runs is noted. Then
 every fault is met by the tests that run its line, the quickest first, until one fails. What
-survives is either equivalent to the line as it was, or a test that is missing. Faults in messages
-and in the log are not made. `--tests` names other tests than those of the package.
+survives is either equivalent to the line as it was, or a test that is missing.
+
+Faults are those that a hurried reviewer lets pass: another operator, bound, axis or constant, two
+names or values exchanged, a weight, cap, condition, sort, `detach` or `no_grad` that is not there,
+an item that the key of a draw lacks, a loop that ends after its first round. A `--sample` has every
+kind in turn. Faults in messages and in the log are not made, nor those that only end in a crash
+(a required argument dropped). `--list` shows them, `--tests` names other tests than those of the
+package.
 """
 
 from __future__ import annotations
@@ -109,7 +115,7 @@ class Faults(ast.NodeTransformer):
         self.kinds: list[str] = []
         self._line = (0, 0)
         self._names: set[str] = set()
-        self._required: set[str] = set()  # functions and classes of the project: they need it all
+        self._known: set[str] = set()  # what the file defines and imports
 
     def hit(self, what: str) -> bool:
         self.seen += 1
@@ -139,9 +145,9 @@ class Faults(ast.NodeTransformer):
     def visit_Module(self, node: ast.Module) -> ast.AST:
         for one in ast.walk(node):
             if isinstance(one, ast.FunctionDef | ast.ClassDef):
-                self._required.add(one.name)
-            elif isinstance(one, ast.ImportFrom):
-                self._required |= {alias.asname or alias.name for alias in one.names}
+                self._known.add(one.name)
+            elif isinstance(one, ast.Import | ast.ImportFrom):
+                self._known |= {alias.asname or alias.name for alias in one.names}
         return self.generic_visit(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
@@ -372,11 +378,18 @@ class Faults(ast.NodeTransformer):
             if alike and name not in SYMMETRIC and self.hit("first two arguments exchanged"):
                 node.args[0], node.args[1] = node.args[1], node.args[0]
                 return node
-            own = isinstance(node.func, ast.Name) and name in self._required
+            own = isinstance(node.func, ast.Name) and name in self._known
             if not own and name not in BOUNDS and self.hit("last argument dropped"):
                 node.args.pop()
                 return node
-        if isinstance(node.func, ast.Attribute) and plain:
+        of_module = (
+            isinstance(node.func, ast.Attribute)
+            and _is(node.func.value, ast.Name)
+            and (
+                node.func.value.id in self._known  # type: ignore[attr-defined]
+            )
+        )
+        if isinstance(node.func, ast.Attribute) and plain and not of_module:
             bare = name in BARE if not node.args else len(node.args) == 1 and name != "append"
             if bare and self.hit(f".{name}() left out"):
                 return node.func.value

@@ -56,9 +56,9 @@ def by_hand(experts, subset, number):
     return np.mean(found, axis=0)
 
 
-def maps(ensemble, network=None):
+def maps(ensemble, network=None, subsets=SUBSETS):
     tiles = Tiles(SHAPES, image)
-    return ensemble_maps(network or Pixels().train(), ensemble, tiles, SUBSETS, WINDOWS, 2)
+    return ensemble_maps(network or Pixels().train(), ensemble, tiles, subsets, WINDOWS, 2)
 
 
 def test_probabilities_are_the_mean_over_the_experts_that_see_something():
@@ -79,6 +79,13 @@ def test_what_no_expert_sees_is_left_out_and_nothing_else_is_read():
     assert set(found) == {("s1",), ("s1", "s2")} and set(network.asked) == {"s1"}
     for number in range(3):
         assert torch.equal(found["s1",][number], found["s1", "s2"][number])
+
+
+def test_a_modality_that_nobody_asks_for_is_not_read():
+    """The archive may not hold it of these tiles."""
+    network = Pixels()
+    assert set(maps((expert("s1", "s2"),), network, [("s2",)])) == {("s2",)}
+    assert set(network.asked) == {"s2"}
 
 
 def test_a_constant_counts_as_one_expert():

@@ -175,3 +175,48 @@ def test_windows_of_a_federation(store, tmp_path, monkeypatch):
     assert (plans[0][0] != plans[1][0]).any()
     changes = np.diff(data.shards(client, plans[1][0])) != 0
     assert changes.sum() == len(np.unique(data.shards(client, client.locations))) - 1
+
+
+def test_nothing_is_read_ahead_of_what_is_in_memory(store, tmp_path):
+    """A thread would only get in the way."""
+    data = task_of(store, tmp_path).data
+    data.preload()
+    client = data.clients[0]
+    before = threading.active_count()
+    for _ in read_ahead(data, client, requests(client), CPU):
+        assert threading.active_count() == before
+
+
+def test_reading_goes_on_while_a_batch_is_in_use_and_not_into_its_buffers(store, tmp_path):
+    """All other buffers are filled meanwhile, and that of the batch is not."""
+    data = task_of(store, tmp_path).data
+    client = data.clients[0]
+    filled, ahead, fill = [], threading.Event(), data.fill
+
+    def counted(q, samples, buffers, turned):
+        found = fill(q, samples, buffers, turned)
+        filled.append(buffers.tensors[0].data_ptr())
+        if len(filled) == loading.DEPTH:
+            ahead.set()
+        return found
+
+    data.fill = counted
+    reads = read_ahead(data, client, [(client.locations[:2], None)] * 20, CPU)
+    (image,) = next(reads).images.values()
+    assert loading.DEPTH > 1 and ahead.wait(60)
+    time.sleep(0.05)  # time enough for one too many
+    assert len(filled) == loading.DEPTH and filled.count(image.data_ptr()) == 1
+    reads.close()
+
+
+def test_batches_of_clients_with_several_modalities(store, tmp_path):
+    """Some samples have one of them, some batches none."""
+    data = task_of(store, tmp_path, assignment="both").data
+    client = data.clients[0]
+    lone = np.setdiff1d(client.train["s2"], client.train["s1"])
+    both = np.intersect1d(client.train["s2"], client.train["s1"])
+    wanted = [(rows, Turned(1, 0)) for rows in (both[:4], lone[:1], np.r_[lone[:1], both[:3]])]
+    assert len(lone)
+    check(data, client, wanted)
+    reads = list(read_ahead(data, client, wanted[1:2], CPU))
+    assert reads[0].present["s1"].tolist() == [False] and set(reads[0].images) == {"s2"}

@@ -97,6 +97,19 @@ def test_losses_are_means_over_the_steps_and_terms_are_apart(client):
     assert [seen[:2] for seen in pull.seen] == [(0, False), (1, False), (2, False), (3, True)]
 
 
+class Pushed(Strategy):
+    def edit_gradient(self, context):
+        context.parameters["all", "psi"].grad += 3
+
+
+def test_an_edited_gradient_is_the_one_of_the_step():
+    client = clients()[1]
+    found, _, network = trained(client, strategy=Pushed)
+    _, change = descent(network, client, 3.0)
+    for (_, name), value in found.delta.items():
+        np.testing.assert_allclose(value.numpy(), change[name], rtol=1e-9, atol=1e-12)
+
+
 def test_samples_are_counted_by_what_they_have_and_weigh_by_the_client():
     """What the steps saw grows with them; a client's weight is the number of its samples."""
     found, *_ = trained(both())

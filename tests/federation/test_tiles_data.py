@@ -328,3 +328,68 @@ def test_tiles_kept_in_memory_are_those_read_from_disk(tiles, monkeypatch):
     none = tile_data(tiles, THREE)
     none.preload()
     assert not none._kept
+
+
+def test_windows_stand_at_whole_pixels_by_rounding():
+    """9.5 to the even 10; 11.67 to 12, 23.33 to 23."""
+    assert grid((35, 16), 16)[:, 0].tolist() == [0, 10, 19]
+    assert grid((16, 51), 16)[:, 1].tolist() == [0, 12, 23, 35]
+
+
+def test_tiles_are_kept_as_long_as_they_fit(tiles, monkeypatch):
+    """4 bytes of every band and pixel, of a modality; that of the masks' pixels is none of it."""
+    data = tile_data(tiles, ("s1", "s2"))
+    size = sum(4 * len(BANDS["s2"]) * np.prod(data.shape(i)) for i in held(data, "s2").tolist())
+    for limit, kept in ((size - 1, set()), (size, {"s2"})):
+        monkeypatch.setattr("mmfl.federation.tiles.LIMIT", int(limit))
+        data = tile_data(tiles, ("s1", "s2"))
+        data.preload()
+        assert {q for q, _ in data._kept} == kept
+
+
+def test_every_modality_of_other_pixels_is_kept(tiles):
+    data = tile_data(tiles, THREE)
+    own = data.images["dem"].shape
+    data.images["dem"].shape = lambda row: tuple(2 * side for side in own(row))
+    data.preload()
+    expected = {(q, i) for q in ("s2", "dem") for i in held(data, q).tolist()}
+    assert set(data._kept) == expected
+
+
+def test_a_kept_tile_stays_what_it_was(tiles):
+    """Who standardises a tile in place does not change the next one's."""
+    data = tile_data(tiles, ("s2",))
+    data.preload()
+    location = int(held(data, "s2")[0])
+    before = data.tile("s2", location).nan_to_num(-1)
+    data.tile("s2", location).zero_()
+    assert torch.equal(data.tile("s2", location).nan_to_num(-1), before)
+
+
+def test_windows_count_as_in_memory_while_all_of_them_would_fit(tiles, monkeypatch):
+    """4 bytes of every band of every modality and pixel of a window."""
+    data = tile_data(tiles, THREE)
+    windows = sum(len(grid(data.shape(i), SIZE)) for i in range(len(data.pairs)))
+    size = windows * sum(map(len, (BANDS[q] for q in THREE))) * SIZE**2 * 4
+    for limit, fits in ((size, True), (size - 1, False)):
+        monkeypatch.setattr("mmfl.federation.tiles.LIMIT", limit)
+        assert data.in_memory == fits
+
+
+@pytest.mark.parametrize("column", ["crs", "transform"])
+def test_half_a_georeference_is_none(tiles, column):
+    data = tile_data(tiles, ("s1",))
+    assert data.georeference(0) is not None
+    data.table = data.table.assign(**{column: None})
+    assert data.georeference(0) is None
+
+
+def test_a_tile_without_its_mask_pixels_is_found_before_training(tmp_path):
+    folder = tmp_path / "patches"
+    table = make_tiles(folder)
+    path = next((folder / "mask").glob("*.npy"))
+    with path.open("r+b") as handle:
+        handle.seek(200)
+        handle.write(b"\x07\x07\x07")
+    with pytest.raises(UserError, match=path.name):
+        tile_data((folder, table), ("s1",))

@@ -56,7 +56,7 @@ class LabelBench:
             return 0.5
         answer = self.ask(ensemble, validation, [available(self, validation)])[0]
         seen = self.seen(answer)
-        if not self.finite(answer[seen]).all():
+        if not self.finite(answer).all():
             return None
         return best_thresholds(self.labels[validation][seen], answer[seen])
 

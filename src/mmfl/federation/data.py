@@ -312,9 +312,7 @@ class Normaliser:
             self._tables[q] = (mean, std.clamp_min(1e-6))
             owner = np.zeros(len(data.pairs), np.int64)
             if len(entries) > 1:
-                by_group = {
-                    c.group: c.id for c in data.clients if q in c.modalities and c.id in entries
-                }
+                by_group = {c.group: c.id for c in data.clients if c.id in entries}
                 for location, group in groups.items():
                     if group in by_group:
                         owner[location] = self._names[q].index(by_group[group])
