@@ -15,7 +15,7 @@ from mmfl.reporting.gallery import Gallery
 from mmfl.reporting.layout import Table
 
 SHOWN = 20  # damaged things that are named
-TEMPLATE = Path(__file__).with_name("findings.html")
+TEMPLATE = page.FOLDER / "findings.html"
 GALLERY = 12
 
 

@@ -17,12 +17,14 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from mmfl.reporting import templates
 from mmfl.reporting.cells import quantity
 from mmfl.reporting.layout import Table
 from mmfl.reporting.style import save_svg, style
 from mmfl.reporting.texts import modality_names
 
-TEMPLATE = Path(__file__).with_name("page.html")
+FOLDER = Path(templates.__file__).parent
+TEMPLATE = FOLDER / "page.html"
 PACKAGES = ("mmfl", "torch", "numpy", "pandas", "scipy", "rasterio", "matplotlib")
 
 
@@ -43,7 +45,7 @@ def render(template: Path = TEMPLATE, **values: Any) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["quantity"] = quantity
-    stylesheet = Markup(TEMPLATE.with_suffix(".css").read_text(encoding="utf-8"))
+    stylesheet = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
     text = template.read_text(encoding="utf-8")
     return environment.from_string(text).render(stylesheet=stylesheet, **values)
 
