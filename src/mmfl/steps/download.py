@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from mmfl import chosen
 from mmfl.archives import get, recorded
 from mmfl.archives.recorded import Row
 from mmfl.errors import UserError
 from mmfl.fetch.files import fetch, recorded_sha256
 from mmfl.fetch.manifest import File, read_manifest
-from mmfl.fetch.stac.imagery import SCENES, check, fetch_imagery, table
+from mmfl.fetch.stac.listing import SCENES, check, table
 from mmfl.fetch.unpack import unpack
 from mmfl.files import digest, file_sha256, write_json, write_text
 from mmfl.intact import digests
@@ -74,7 +75,8 @@ def run(
     images = root / IMAGERY
     tiles = None if imagery is None or images.is_dir() else get(archive, root).tiles(root)
     if tiles is not None and imagery is not None:
-        images = fetch_imagery(tiles, imagery, store, parallel=parallel, pause=pause)
+        search = chosen.load("fetch.stac", "imagery")
+        images = search.fetch_imagery(tiles, imagery, store, parallel=parallel, pause=pause)
         root = _joined(archive, root, images, store)
     kept = images / SCENES
     write_text(out / SCENES, kept.read_text(encoding="utf-8") if kept.is_file() else table([]))
