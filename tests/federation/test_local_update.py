@@ -49,7 +49,7 @@ class Kept(Strategy):
                 {"own": {a: d * 2 for a, d in delta.items()}})  # fmt: skip
 
 
-def trained(client, modules=(), strategy=Strategy, kept=None, **train):
+def trained(client, modules=(), strategy=Strategy, kept=None, steps=STEPS, **train):
     """(update, strategy, network, what NumPy's descent says) after `STEPS` steps of a client."""
     network = Quadratic()
     built = strategy(network.infos(), [client], None, modules)
@@ -58,7 +58,7 @@ def trained(client, modules=(), strategy=Strategy, kept=None, **train):
         for parameter in network.parameters():
             parameter += 7
     params = settings(train=train)
-    task = Task(network, {client.id: STEPS})
+    task = Task(network, {client.id: steps})
     found = local_update(
         task, built, built.broadcast(server, client), client, kept or {}, params.train
     )
@@ -108,6 +108,12 @@ def test_an_edited_gradient_is_the_one_of_the_step():
     _, change = descent(network, client, 3.0)
     for (_, name), value in found.delta.items():
         np.testing.assert_allclose(value.numpy(), change[name], rtol=1e-9, atol=1e-12)
+
+
+def test_a_client_that_takes_no_step_has_lost_nothing_and_changed_nothing():
+    found, *_ = trained(clients()[0], steps=0)
+    assert found.metrics == {"loss": 0.0, "loss_terms": 0.0} and found.samples == {}
+    assert found.steps == 0 and not any(value.any() for value in found.delta.values())
 
 
 def test_samples_are_counted_by_what_they_have_and_weigh_by_the_client():
