@@ -134,6 +134,8 @@ def test_ntxent_under_autocast_is_that_of_float32():
     with torch.autocast("cpu", torch.bfloat16):
         found = ntxent(u, v, 0.1)
     assert torch.equal(found, ntxent(u, v, 0.1))
+    exact = loops(u.double().numpy(), v.double().numpy(), 0.1, "all")
+    assert found.item() == pytest.approx(exact, rel=1e-5)  # and float32's own value
 
 
 @pytest.mark.parametrize("negatives", ["all", "cross"])
