@@ -2,9 +2,9 @@
 
 A fork is a process of its own: arguments, folder, environment, streams, exit status and signals are
 those of the command. The project's package is not imported beforehand, so it is that of the folder.
-Commands of `mmfl`, Snakemake and the workflow's scripts are forks, also those that a fork starts by
-`sys.executable` or by `python` on the PATH, as rules do; for others, the real interpreter starts.
-A fork is killed when whoever ordered it is.
+Commands of `mmfl`, Snakemake, scripts of the workflow and `-c` are forks, also where a fork starts
+them by `sys.executable` or by `python` on the PATH, as rules do; else the real interpreter starts.
+A fork is killed soon after whoever ordered it is, by `kill` before that returns.
 
 Not for tests about kills of a whole process group, or about a process's parents: the parent of a
 fork is the one that waits.
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import types
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -43,7 +44,8 @@ MODULES, SCRIPTS = ("mmfl.cli", "snakemake"), "workflow/scripts/"
 CLIENT = """#!{python} -ISs
 import array, json, os, signal, socket, sys
 words = sys.argv[1:]
-if not (words[0] == "-m" and words[1] in {modules!r} or words[0].startswith({scripts!r})):
+forked = words[0].startswith({scripts!r}) or words[0] == "-m" and words[1] in {modules!r}
+if not forked and (words[0] != "-c" or "multiprocessing" in words[1]):
     os.execv({python!r}, [{python!r}, *words])
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
@@ -51,8 +53,8 @@ order = json.dumps({{"words": words, "folder": os.getcwd(), "env": dict(os.envir
 streams = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))
 server.sendmsg([b"%d\\n" % len(order)], [streams])
 server.sendall(order)
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-    signal.signal(number, lambda number, frame: server.sendall(b"%d\\n" % number))
+for number, passed in {signals!r}.items():
+    signal.signal(number, lambda number, frame, passed=passed: server.sendall(b"%d\\n" % passed))
 status = int(server.recv(16) or 70)  # 70: the one that waits is gone
 if status < 0:
     if -status != signal.SIGKILL:
@@ -67,7 +69,10 @@ def python() -> str:
     """In place of `sys.executable`; the process behind it ends with this one."""
     folder = Path(tempfile.mkdtemp(prefix="warm-"))  # short: sockets have long names
     client = folder / "python"
+    passed = {int(number): int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    passed[int(signal.SIGUSR1)] = int(signal.SIGKILL)
     values = {"modules": MODULES, "scripts": SCRIPTS, "address": f"{folder}/orders"}
+    values |= {"signals": passed}
     client.write_text(CLIENT.format(python=sys.executable, **values))
     client.chmod(0o755)
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -78,6 +83,12 @@ def python() -> str:
     assert server.stdout and server.stdout.readline() == "ready\n"
     _open.append(server)
     return str(client)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kill what was started by `python()`, and return when it is gone."""
+    process.send_signal(signal.SIGUSR1)
+    process.wait()
 
 
 _open: list[subprocess.Popen[str]] = []  # its standard input stays open
@@ -152,7 +163,7 @@ def _become(order: dict[str, Any], python: Path, site: list[str]) -> int:
     os.environ.clear()
     os.environ.update(order["env"])
     words = order["words"]
-    first = os.getcwd() if words[0] == "-m" else str(Path(words[0]).resolve().parent)
+    first = os.getcwd() if words[0] in ("-c", "-m") else str(Path(words[0]).resolve().parent)
     given = order["env"].get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = [first, *filter(None, given), *site]
     sys.path_importer_cache.clear()
@@ -166,6 +177,10 @@ def _become(order: dict[str, Any], python: Path, site: list[str]) -> int:
         if words[0] == "-m":
             sys.argv[:] = words[1:]
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        elif words[0] == "-c":
+            sys.argv[:] = ["-c", *words[2:]]
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            exec(words[1], vars(sys.modules["__main__"]))
         else:
             sys.argv[:] = words
             runpy.run_path(words[0], run_name="__main__")

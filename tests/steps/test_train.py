@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from helpers.warm_python import python
+from helpers.warm_python import kill, python
 from mmfl.errors import UserError
 from mmfl.params import Params
 from mmfl.steps import partition, train
@@ -61,11 +61,10 @@ def command(
 
 def killed_at(cache: str, pattern: str) -> Path:
     """Train until a file of the run's work exists, then kill -9; the folder of that work."""
-    job = command(cache)
+    job = command(cache, interpreter=python())
     while not list(Path(cache).glob(f"train/*/{pattern}")):
         time.sleep(0.005)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
+    kill(job)
     return next(Path(cache).glob("train/*/.work"))
 
 
