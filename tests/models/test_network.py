@@ -195,3 +195,5 @@ def test_the_order_in_which_modalities_come_changes_no_bit():
         assert fuse.mean({q: torch.tensor([values[q]]) for q in names}).item() == 0
         for function in (fuse.mean, fuse.probability, fuse.pixel_probability):
             assert torch.equal(function({q: logits[q] for q in names}), function(logits))
+    mean = torch.stack([logits[q].softmax(1) for q in values]).mean(0)
+    torch.testing.assert_close(fuse.pixel_probability(logits).exp(), mean)
