@@ -1,6 +1,8 @@
 """Shared fixtures: the real samples, and a tiny store of patches."""
 
+import gc
 import os
+import shutil
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # pytest's processes fill the cores; for torch, so before it
@@ -21,6 +23,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays: each collection by a test would go through all of it
+
+
 @pytest.fixture(scope="session")
 def samples() -> Path:
     """Folder of the real samples, see CONTRIBUTING.md."""
@@ -36,10 +42,17 @@ def _remembered(tmp_path_factory: pytest.TempPathFactory) -> None:
     intact.REMEMBERED = str(tmp_path_factory.mktemp("checked"))
 
 
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
+    """(folder, table) of a small store of patches; to be read only."""
+    folder = tmp_path_factory.mktemp("store") / "patches"
+    return folder, make_store(folder)
+
+
 @pytest.fixture
-def store(tmp_path) -> tuple[Path, pd.DataFrame]:
-    """(folder, table) of a small store of patches."""
-    return tmp_path / "patches", make_store(tmp_path / "patches")
+def store(made_store, tmp_path) -> tuple[Path, pd.DataFrame]:
+    """(folder, table) of a copy of it to change."""
+    return shutil.copytree(made_store[0], tmp_path / "patches"), made_store[1].copy()
 
 
 @pytest.fixture(scope="session")

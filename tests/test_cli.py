@@ -1,18 +1,18 @@
 """A user's mistake is one line on stderr and exit status 2; nothing half-written."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.warm_python import python
 from mmfl.files import atomic
 
 PARAMS = "archives: {bigearthnet-v2: {}}\ntrain: {methods: [mf]}\n"
 
 
 def mmfl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mmfl.cli", *arguments]
+    command = [python(), "-m", "mmfl.cli", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 

@@ -11,6 +11,8 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from helpers.project_copy import ROOT, copy_project, snakemake
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ci(tmp_path_factory) -> Path:

@@ -258,6 +258,7 @@ def test_normalisation_is_numpys(chips):
         np.testing.assert_allclose(std, np.nanstd(flat, axis=1), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_lies_under_ignored_pixels_changes_no_bit(chips, tmp_path):
     """From files of other codes there, with a cache of its own: weights, validation, scores."""
     write_chips(tmp_path, ignored=9)
@@ -289,6 +290,7 @@ LAND = {1: "water", 2: "trees", 3: "flooded vegetation", 4: "crops", 5: "built",
         9: "rangeland"}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_real_tiles_go_through_all_six_steps(samples, tmp_path):
     """TerraMesh: Sentinel-2, Sentinel-1 and elevation of three places, one for each split."""
     source = samples / "terramesh-sample"
@@ -352,6 +354,7 @@ def jobs(project: Path, params: Path) -> set[str]:
     return set(re.findall(r"^(\w+) +\d+$", table, flags=re.M)) - {"all", "total"}
 
 
+@pytest.mark.slow
 def test_snakemake_runs_the_pixel_task_once(tmp_path, monkeypatch):
     """An archive of one's own, by a path below the home folder; test_pipeline.py has tiles."""
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -4,9 +4,12 @@ import json
 import shutil
 
 import pandas as pd
+import pytest
 import yaml
 
 from helpers.project_copy import copy_project, snakemake
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_real_sample_goes_through_all_six_steps(samples, tmp_path):

@@ -81,8 +81,8 @@ def split(
     chosen = _load(params, archive, "split")
     raw = Path("data/raw", archive)
     tables = Sealed(raw, "root.json", "download")
-    for name in ("files.csv", "scenes.csv"):
-        tables.content(name)
+    tables.content("scenes.csv")
+    recorded = tables.table("files.csv", ["name", "bytes", "sha256"])
     root = _root(chosen, archive, raw)
     unit = split_unit(chosen, archive, raw)
     if fresh:
@@ -98,6 +98,7 @@ def split(
             cloud_or_shadow=chosen.split.cloud_or_shadow,
             on_error=chosen.split.on_error,
             workers=workers,
+            recorded=recorded.itertuples(index=False, name=None),
         )
 
 

@@ -105,6 +105,7 @@ for step in ("download", "split", "partition"):
 """
 
 
+@pytest.mark.slow
 def test_what_the_page_says_runs_by_a_parameter_file(ponds, root, tmp_path_factory):
     """In a copy of the project; with the page's own parameter file, but for the folder."""
     copy = Copy(tmp_path_factory.mktemp("project"))

@@ -86,11 +86,11 @@ def test_snow_has_no_split(published, caplog):
     assert "70985 patches are in none of train.csv" in caplog.text
 
 
-@pytest.fixture
-def real(samples, tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def whole(samples, tmp_path_factory) -> Path:
     """Six real pairs with their rows of the tables; the snowy one is put into the test split."""
     source, tables = samples / "bigearthnet-v1-sample", samples / "bigearthnet-metadata"
-    root = tmp_path / "v1"
+    root = tmp_path_factory.mktemp("whole") / "v1"
     for name in ("BigEarthNet-S1-Example", "BigEarthNet-S2-Example"):
         shutil.copytree(source / name, root / name)
     names = {path.name for path in (root / "BigEarthNet-S2-Example").iterdir()}
@@ -105,6 +105,12 @@ def real(samples, tmp_path) -> Path:
             listed.append("S2B_MSIL2A_20180204T94161_57_38")
         (root / f"{table}.csv").write_text("".join(f"{name}\n" for name in listed))
     return root
+
+
+@pytest.fixture
+def real(whole, tmp_path) -> Path:
+    """A copy of these pairs and tables to change."""
+    return shutil.copytree(whole, tmp_path / "v1")
 
 
 def test_pixels_are_those_of_rasterio(real):

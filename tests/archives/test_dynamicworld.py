@@ -198,7 +198,7 @@ def without(mini, column):
 @pytest.mark.parametrize(
     ("break_it", "match"),
     [
-        (lambda m: (m.root / XLSX).unlink(), r"\.xlsx: not found, expected .*mmfl download"),
+        (lambda m: (m.root / XLSX).unlink(), r"\.xlsx: not found, expected .*run download"),
         (lambda m: (m.root / XLSX).write_text("x"), r"\.xlsx: not a readable workbook"),
         (lambda m: without(m, "dw_id"), "sheet expert: column dw_id is missing, found date"),
         (lambda m: without(m, "biome"), "sheet expert: column biome is missing"),

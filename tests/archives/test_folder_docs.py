@@ -46,6 +46,7 @@ def example(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_from_files_to_scores(example):
     runner = CliRunner()
     for arguments in commands():

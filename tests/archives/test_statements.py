@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 
 from helpers.own_archive import made, tif
 from mmfl.archives.folder import naming
@@ -67,6 +68,16 @@ def test_names_that_are_known(name, band):
         ("[B02, B03, B04]", ("red", "green", "blue"), [2, 1, 0]),
         ("[B02, B03, B04]", ("rouge", "vert", "bleu"), [2, 1, 0]),
         ("[blue, green, red]", ("B04 rot", "B03 grün", "B02 blau"), [2, 1, 0]),
+        ("[B02, B03, B04]", ("Bande rouge", "Bande verte", "Bande bleue"), [2, 1, 0]),
+        ("[B02, B03, B04]", ("красный", "зеленый", "синий"), [2, 1, 0]),  # without the dots of ё
+        ("[B02, B03, B04]", ("Banda 4 - Roja", "Banda 3 - Verde", "Banda 2 - Azul"), [2, 1, 0]),
+        ("[B02, B03, B04]", ("röd", "grön", "blå"), [2, 1, 0]),
+        ("[B02, B03, B04]", ("rød", "grønn", "bla\u030a"), [2, 1, 0]),  # an accent apart
+        ("[B02, B03, B04]", ("červená", "zelena", "modrá"), [2, 1, 0]),
+        ("[B02, B03, B04]", ("赤バンド", "緑バンド", "青バンド"), [2, 1, 0]),
+        ("[B02, B03, B04]", ("红色波段", "绿色波段", "蓝色波段"), [2, 1, 0]),
+        ("[B02, B03, B04]", ("빨강", "초록", "파랑"), [2, 1, 0]),
+        ("[rouge, vert, bleu]", ("kırmızı", "yeşil", "mavi"), [0, 1, 2]),
         ("[B04, B08]", ("Blue", "Green", "Red", "NIR"), [2, 3]),
         ("[elevation, SLOPE]", ("slope", "Elevation"), [1, 0]),
         ("[VV, VH]", ("Band 1", "Band 2"), [0, 1]),
@@ -110,6 +121,22 @@ def test_a_file_of_other_bands(tmp_path, bands, names):
         split.run("my", root=root, out=tmp_path / "o", store=tmp_path / "s", shard_size=4,
                   snow=False, cloud_or_shadow=False)  # fmt: skip
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("order", ["red green blue", "blue green red"])
+def test_colours_that_a_geotiff_states(tmp_path, order):
+    """Bands in another order than their colours are told, as those of a PNG are."""
+
+    def write(i, path):
+        tif(path, (radar(i, 3) * -10).astype(np.uint8), corner=place(i))
+        with rasterio.open(path, "r+") as file:
+            file.colorinterp = [ColorInterp[name] for name in order.split()]
+
+    _, root = archive(tmp_path, "bands: [B02, B03, B04]", write)
+    told = [note for note in warnings_of(check(root)) if "colours" in note]
+    right = order == "blue green red"
+    assert bool(told) != right
+    assert right or "s1: the files' colours are red, green, blue, and the order of" in told[0]
 
 
 def warnings_of(found) -> list[str]:

@@ -22,7 +22,7 @@ def told(name, part, images, dtypes=None):
     dtypes = dtypes or [image.dtype.name for image in images]
     seen = [units.seen(Path(f"{i:02d}.tif"), name, part, image, dtype)
             for i, (image, dtype) in enumerate(zip(images, dtypes, strict=True))]  # fmt: skip
-    return units.disagreement(name, [item for item in seen if item])
+    return units.disagreement(name, [item for item in seen if item], list(part.bands))
 
 
 def decibels(i: int, level: float = -10) -> np.ndarray:
@@ -83,6 +83,34 @@ def test_reflectance_of_two_scales():
         assert told("s2", RGB, alike) == ([], [])
 
 
+def test_per_cent_beside_other_scales():
+    whole = [reflectance(i) for i in range(24)]
+    for scale, name in ((1, "16-bit numbers"), (1e-4, "fractions")):
+        mixed = [(x / 100 if i % 4 == 0 else x * scale).astype(np.float32)
+                 for i, x in enumerate(whole)]  # fmt: skip
+        (line,), _ = told("s2", RGB, mixed)
+        assert f"18 {name}, e.g. 01.tif; 6 per cent, e.g. 00.tif" in line
+    assert told("s2", RGB, [(x / 100).astype(np.float32) for x in whole]) == ([], [])
+
+
+def test_tenths_beside_hundredths_of_decibels():
+    mixed = [np.rint(decibels(i) * (10 if i % 3 == 0 else 100)).astype(np.int16) for i in range(24)]
+    (line,), _ = told("s1", RADAR, mixed)
+    assert "16 hundredths of decibels, e.g. 01.tif; 8 tenths of decibels, e.g. 00.tif" in line
+
+
+def test_one_band_of_another_unit():
+    """VH linear beside VV in decibels is wrong; a band of fractions may be dark, so is told."""
+    radar = [decibels(i) for i in range(24)]
+    mixed = [np.stack([x[0], 10 ** (x[1] / 10)]) if i % 3 == 0 else x for i, x in enumerate(radar)]
+    (line,), odd = told("s1", RADAR, mixed)
+    assert "the band VH alone: of 24 files read, 16 decibels" in line and not odd
+    whole = [reflectance(i).astype(np.float32) for i in range(24)]
+    mixed = [x * [[[1]], [[1]], [[1e-4]]] if i % 3 == 0 else x for i, x in enumerate(whole)]
+    wrong, (line,) = told("s2", RGB, mixed, ["float32"] * 24)
+    assert "the band B04 alone: of 24 files read, 16 16-bit numbers" in line and not wrong
+
+
 def test_water_beside_snow_is_right():
     """Reflectance of 0.01 beside that of 0.9, also where water is 1 in all of a band."""
     water, snow = ([reflectance(i, level) for i in range(12)] for level in (60, 7000))
@@ -129,7 +157,7 @@ def test_scaled_by_the_description_it_is_one_unit(tmp_path):
     described, root = made(tmp_path, text, table)
     (line,) = check(root).damage
     assert "s1: of 8 files read, 4 decibels, e.g. " in line and "p1.tif" in line
-    with pytest.raises(UserError, match="4 decibels times a factor"):
+    with pytest.raises(UserError, match="4 hundredths of decibels"):
         sift(described, root, described.metadata(root))
     described, root = made(tmp_path, text.replace("VH]", "VH], scale: {column: gain}"), table)
     assert not check(root).damage

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import pandas as pd
+import pytest
 import yaml
 
 from helpers.followed_page import Copy
 from helpers.patch_store import make_store
+
+pytestmark = pytest.mark.slow
 
 
 def test_an_added_scenario_and_assignment_partition_what_a_parameter_file_asks(tmp_path):

@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -36,6 +35,9 @@ from helpers.cluster_project import (
     wait_until,
 )
 from helpers.project_copy import ROOT, copy_project
+from helpers.warm_python import python
+
+pytestmark = pytest.mark.slow
 
 CI = yaml.safe_load((ROOT / "configs/ci.yaml").read_text())
 ROUNDS = 20
@@ -60,6 +62,7 @@ def background(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     )
     dvc.edit_profile(**{"slurm-init-seconds-before-status-checks": 12})  # about what a step takes
     git_copy(dvc.folder)
+    ci.python = dvc.python = python()
     running = {
         "ci": (ci, ci.snakemake("--configfile", "configs/ci.yaml")),
         "dvc": (dvc, dvc.start("dvc", "repro", log="run.txt", SNAKEMAKE_PROFILE="profiles/slurm")),
@@ -215,7 +218,7 @@ def check(site: Site, *arguments: str, **env: str) -> tuple[int, list[str], str]
     """(exit status, lines on stderr, stdout) of the check command."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MMFL"))}
     done = subprocess.run(
-        [sys.executable, "workflow/scripts/check_cluster.py", *arguments],
+        [python(), "workflow/scripts/check_cluster.py", *arguments],
         cwd=site.folder, env=clean | env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
@@ -440,6 +443,7 @@ def test_a_cluster_silent_for_good_ends_the_run_with_one_line(
 
 def test_a_job_that_sbatch_refuses_is_one_line(one_method: tuple[Site, str]) -> None:
     site, target = one_method
+    site.python = python()
     train = site.values()["set-resources"]["train"]
     for name, resources, pattern in (
         ("partition", {"slurm_partition": "gpux"}, "invalid partition specified: gpux; .*"),

@@ -387,3 +387,24 @@ def test_a_model_that_diverged_has_no_score_and_no_map(archive):
     )
     for row, classes, counts in bench.class_maps(NOTHING_LEARNED, test):
         assert (classes == IGNORED).all() == (row < 2) == (not bench.finite(counts[None]).all())
+
+
+def test_one_pixel_that_is_not_finite_spoils_its_tile_and_no_other(archive):
+    masks, images = archive
+    spoilt = [{q: x.clone() for q, x in image.items()} for image in images]
+    spoilt[1]["s2"][0, 3, 5] = torch.nan
+    bench, test = bench_of((masks, spoilt), SinglePixels(), overlap=0), np.array([0, 1, 4])
+    (answer,) = bench.ask(NOTHING_LEARNED, test, [{q: np.full(3, True) for q in BANDS}])
+    assert bench.finite(answer).tolist() == [True, False, True] and bench.seen(answer).all()
+    for row, classes, _ in bench.class_maps(NOTHING_LEARNED, test):
+        assert (classes == IGNORED).all() == (row == 1)
+
+
+def test_as_many_tiles_as_fit_are_predicted_at_a_time(archive):
+    """Of 32 x 32 pixels, 4 classes and 3 maps each: two take 2 * 1024 * 4 * 3 probabilities."""
+    rows, tiles = [0, 1, 2, 3], np.array([0, 3, 7, 0])
+    for room, expected in ((24576, [2, 2]), (24575, [1] * 4), (36864, [3, 1]), (1, [1] * 4)):
+        bench = bench_of(archive, SinglePixels(), room=room)
+        chunks = list(bench._chunks(tiles, rows, 3))
+        assert [len(part) for part, _ in chunks] == expected
+        assert np.concatenate([part for part, _ in chunks]).tolist() == rows

@@ -25,7 +25,7 @@ ABSENT = {"fraction": 0.75, "fails": 0.2, "late": 0.2}
 
 @pytest.mark.parametrize("method", [*ALL, *COMPOSED])
 def test_resumed_is_uninterrupted_to_the_bit(store, tmp_path, method):
-    """(g), with absent and late clients."""
+    """With absent and late clients."""
     fed, initial = federation(store, tmp_path / "whole", method, participation=ABSENT)
     whole, rows = federate(fed, initial)
     for rounds in (1, 2, 3):

@@ -64,6 +64,13 @@ def test_draws_depend_on_seed_and_round_not_on_the_order_of_clients():
     assert one != attendance(CLIENTS, choice, 2, 0) and one != attendance(CLIENTS, choice, 1, 1)
 
 
+@pytest.mark.parametrize("choice", [{"fraction": 0.5}, {"fails": 0.5}, {"late": 0.5}])
+def test_every_draw_by_itself_depends_on_seed_and_round(choice):
+    """Two alike with a probability below 1e-5."""
+    drawn = [attendance(CLIENTS, Participation(**choice), s, r) for s in (1, 2) for r in (0, 1)]
+    assert all(one != two for i, one in enumerate(drawn) for two in drawn[:i])
+
+
 def test_a_schedule_goes_before_luck():
     schedule = [{"round": r, "client": "c03", "what": "late"} for r in range(1, 41)]
     found = rounds(40, fails=0.9, schedule=schedule)

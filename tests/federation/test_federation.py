@@ -231,7 +231,13 @@ def test_the_fresh_pass_uses_batch_statistics(store, tmp_path):
     with torch.no_grad():  # and the weights of whoever trained last
         for parameter in fed.task.network.parameters():
             parameter.zero_()
+    recorded = []
+    hook = fed.task.network.backbones[q].register_forward_hook(
+        lambda *_: recorded.append(torch.is_grad_enabled())
+    )
     found = fresh_features(fed.task, fed.strategy, broadcast, client)["mim"]
+    hook.remove()
+    assert len(recorded) > 1 and not any(recorded)  # no graph is kept of any batch
     net = copy.deepcopy(fed.task.network)
     net.load_state_dict(initial)
     net.train()

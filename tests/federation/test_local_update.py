@@ -30,10 +30,19 @@ class Pull(Module):
         return 0.25 * len(self.seen) + 3 * (psi - psi.detach()).sum()
 
 
+class Told(Module):
+    """Three numbers in float32 go up."""
+
+    name = "told"
+
+    def finish(self, client, memory):
+        return {("s1", "numbers"): torch.tensor([1.0, 2.0, float(memory["begun"] is not None)])}
+
+
 class Kept(Strategy):
     """Notes what it is given, and keeps and sends something at another place and type."""
 
-    client_state = ("own",)
+    client_state = ("own", "more")
     uplink = ("sent",)
 
     def begin_client(self, context):
@@ -46,10 +55,10 @@ class Kept(Strategy):
         for place, start in context.start.items():  # as they were received
             assert torch.equal(start, context.memory["begun"][place])
         return ({"sent": {a: d.float() for a, d in delta.items()}},
-                {"own": {a: d * 2 for a, d in delta.items()}})  # fmt: skip
+                {"own": {a: d * 2 for a, d in delta.items()}, "more": delta})  # fmt: skip
 
 
-def trained(client, modules=(), strategy=Strategy, kept=None, **train):
+def trained(client, modules=(), strategy=Strategy, kept=None, steps=STEPS, **train):
     """(update, strategy, network, what NumPy's descent says) after `STEPS` steps of a client."""
     network = Quadratic()
     built = strategy(network.infos(), [client], None, modules)
@@ -58,10 +67,11 @@ def trained(client, modules=(), strategy=Strategy, kept=None, **train):
         for parameter in network.parameters():
             parameter += 7
     params = settings(train=train)
-    task = Task(network, {client.id: STEPS})
-    found = local_update(
-        task, built, built.broadcast(server, client), client, kept or {}, params.train
-    )
+    task = Task(network, {client.id: steps})
+    broadcast = built.broadcast(server, client)
+    if kept:
+        broadcast.statistics_bytes = 1000
+    found = local_update(task, built, broadcast, client, kept or {}, params.train)
     return found, built, network
 
 
@@ -110,6 +120,12 @@ def test_an_edited_gradient_is_the_one_of_the_step():
         np.testing.assert_allclose(value.numpy(), change[name], rtol=1e-9, atol=1e-12)
 
 
+def test_a_client_that_takes_no_step_has_lost_nothing_and_changed_nothing():
+    found, *_ = trained(clients()[0], steps=0)
+    assert found.metrics == {"loss": 0.0, "loss_terms": 0.0} and found.samples == {}
+    assert found.steps == 0 and not any(value.any() for value in found.delta.values())
+
+
 def test_samples_are_counted_by_what_they_have_and_weigh_by_the_client():
     """What the steps saw grows with them; a client's weight is the number of its samples."""
     found, *_ = trained(both())
@@ -120,7 +136,7 @@ def test_samples_are_counted_by_what_they_have_and_weigh_by_the_client():
 def test_what_is_kept_comes_back_and_what_is_sent_has_the_parameters_type():
     client = clients()[0]
     before = {("s1", "theta.s1"): torch.arange(3, dtype=torch.float64)}
-    found, built, network = trained(client, strategy=Kept, kept={"own": before}, momentum=0.5)
+    found, built, network = trained(client, (Told(),), Kept, {"own": before}, momentum=0.5)
     assert torch.equal(built.found["s1", "theta.s1"], before["s1", "theta.s1"])
     assert not built.found["all", "psi"].any()
     assert built.rates == (RATE, 0.5) and built.steps == STEPS
@@ -132,7 +148,8 @@ def test_what_is_kept_comes_back_and_what_is_sent_has_the_parameters_type():
     own = sum(
         parameter.numel() for name, parameter in network.named_parameters() if "s2" not in name
     )
-    assert found.bytes == 2 * 8 * own  # differences and what is sent; what is kept stays
+    assert found.extras["told"]["s1", "numbers"].tolist() == [1, 2, 1]
+    assert found.bytes == 2 * 8 * own + 12 + 1000  # what is kept stays
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -165,3 +182,21 @@ def test_waiting_is_all_the_time_between_asking_and_reading():
     broadcast = built.broadcast(server, client)
     found = local_update(task, built, broadcast, client, {}, settings().train)
     assert 0.04 <= found.seconds["waiting"] <= found.seconds["steps"]
+
+
+def test_statistics_are_the_clients_own_also_when_the_next_one_trains(store, tmp_path):
+    """The layers' decay is (1 - momentum) to the number of their batches, from zero."""
+    fed, initial = federation(store, tmp_path)
+    server = fed.strategy.start(initial)
+    one, two = (c for c in fed.strategy.clients if c.modalities == ("s1",))
+
+    def train(client, steps):
+        broadcast = fed.strategy.broadcast(server, client)
+        return local_update(fed.task, fed.strategy, broadcast, client, {}, fed.params.train, steps)
+
+    first = train(one, 3)
+    before = {key: value.clone() for key, value in first.statistics.items()}
+    second = train(two, 2)
+    assert before and all(torch.equal(first.statistics[key], v) for key, v in before.items())
+    assert any(not torch.equal(second.statistics[key], v) for key, v in before.items())
+    assert set(first.decay.values()) == {0.9**3} and set(second.decay.values()) == {0.9**2}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,17 @@ def test_a_last_window_may_have_fewer_shards():
         assert [len(group) for group in groups] == [3, 3, 3, 1]
         firsts.add(frozenset(groups[0]))
     assert len(firsts) > 1
+
+
+def test_an_order_follows_from_its_key_alone():
+    """NumPy's generator, seeded with the SHA-256 of "seed/order/epoch/client"; so does a resume."""
+    client = Client("b-s1", "b", ("s1",), {"s1": np.arange(30, 50)})
+    params = small_federation.parameters(**{"train.batch": 20})
+    for seed, epoch in ((1, 0), (1, 3), (7, 3)):
+        ((found, _, rows),) = schedule(client, params, seed, epoch, None)
+        digest = hashlib.sha256(f"{seed}/order/{epoch}/b-s1".encode()).digest()[:16]
+        source = np.random.default_rng(int.from_bytes(digest, "big"))
+        assert found == epoch and rows.tolist() == source.permutation(np.arange(30, 50)).tolist()
 
 
 def test_steps_go_on_where_the_round_before_stopped():

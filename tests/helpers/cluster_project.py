@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from helpers.project_copy import ROOT, copy_project
+from helpers.warm_python import python
 from mmfl.errors import DamagedFile
 from mmfl.federation import checkpoint
 
@@ -42,6 +43,7 @@ class Site:
 
     def __init__(self, folder: Path, params: dict | None = None, **train: str) -> None:
         self.folder = copy_project(folder)
+        self.python = sys.executable  # another one where nothing is killed
         self.bodies_file = folder / "bodies.jsonl"
         self.methods: dict[Path, str] = {}  # of the units in which a run is in progress
         BODIES.append(self.bodies_file)
@@ -64,11 +66,11 @@ class Site:
         clean |= {
             "MMFL_TEST_BODIES": str(self.bodies_file),
             "PYTHONPATH": str(HERE / "recorder"),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin",
+            "PATH": f"{Path(self.python).parent}:{os.environ['PATH']}:/usr/sbin",
         }
         with (self.folder / log).open("w") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", *command], cwd=self.folder, env=clean | env,
+                [self.python, "-m", *command], cwd=self.folder, env=clean | env,
                 stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         STARTED.append(process)
@@ -151,7 +153,7 @@ def hasty() -> str:
 def local(project: Path, params: Path, *targets: str) -> subprocess.Popen:
     """Start Snakemake in the folder without a cluster."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MMFL"))}
-    line = [sys.executable, "-m", "snakemake", "--cores", "1", *targets, "--configfile", params]
+    line = [python(), "-m", "snakemake", "--cores", "1", *targets, "--configfile", params]
     with (project / "local.txt").open("a") as out:
         process = subprocess.Popen(
             line, cwd=project, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True

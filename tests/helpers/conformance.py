@@ -39,7 +39,7 @@ def params_of(method, rounds=5, participation=EVERYONE, **train):
 
 
 def check(method, work, participation=EVERYONE, held=toy.HELD, strategy=None, **train):
-    """(a): the real loop against NumPy, to 1e-11 of the largest value (1e-8 by differences)."""
+    """The real loop against NumPy, to 1e-11 of the largest value (1e-8 by differences)."""
     linear = method in REPRESENTATIONS
     network = toy.Linear() if linear else toy.Quadratic()
     members = toy.clients(held, overlap=linear)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from typer.testing import CliRunner
 
+from helpers.project_copy import run
 from mmfl import cli
 from mmfl.errors import UserError
 
@@ -43,16 +43,7 @@ class Clone:
 
     def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run `python <command>` with the folder's own sources; both streams come together."""
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("MMFL", "SNAKEMAKE"))}
-        return subprocess.run(
-            [sys.executable, *command],
-            cwd=self.folder,
-            env=clean | {"PYTHONPATH": str(self.folder / "src")} | env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
+        return run(self.folder, *command, PYTHONPATH=str(self.folder / "src"), **env)
 
     def git(self, *command: str) -> None:
         who = ["-c", "user.name=test", "-c", "user.email=test@example.org"]

@@ -3,8 +3,9 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+
+from helpers.warm_python import python
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "workflow", "profiles", "configs", "src", "data/manifests", "params.yaml")
@@ -21,10 +22,28 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
+def environment() -> dict[str, str]:
+    """That of a user: nothing is set here for mmfl or Snakemake."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MMFL", "SNAKEMAKE"))}
+    return clean | {"PATH": f"{Path(python()).parent}:{clean['PATH']}"}
+
+
+def run(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `python WORDS` in a folder; both streams come together."""
+    return subprocess.run(
+        [python(), *words],
+        cwd=folder,
+        env=environment() | env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+
+
 def snakemake(project: Path, configfile: Path, *more: str) -> str:
     """Run Snakemake in a copy of the project; its output."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", str(configfile)]
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("MMFL_CACHE", "SNAKEMAKE"))}
-    result = subprocess.run([*command, *more], cwd=project, env=env, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
-    return result.stdout + result.stderr
+    command = ["-m", "snakemake", "--cores", "2", "--configfile", str(configfile)]
+    done = run(project, *command, *more)
+    assert done.returncode == 0, done.stdout[-9000:]
+    return done.stdout

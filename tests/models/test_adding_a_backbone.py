@@ -1,6 +1,10 @@
 """docs/models.md, section "Add a backbone", followed word by word in a copy of the project."""
 
+import pytest
+
 from helpers.followed_page import Copy
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = """
 from mmfl.errors import UserError

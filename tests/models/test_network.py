@@ -1,5 +1,6 @@
 """Networks against published parameter counts; fusion and key descriptions; NT-Xent by loops."""
 
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from mmfl.models import backbones
+from mmfl.models import fusion as fuse
 from mmfl.models.flops import Counter
 from mmfl.models.losses import ntxent
 from mmfl.models.network import Network, initialise
@@ -134,6 +136,8 @@ def test_ntxent_under_autocast_is_that_of_float32():
     with torch.autocast("cpu", torch.bfloat16):
         found = ntxent(u, v, 0.1)
     assert torch.equal(found, ntxent(u, v, 0.1))
+    exact = loops(u.double().numpy(), v.double().numpy(), 0.1, "all")
+    assert found.item() == pytest.approx(exact, rel=1e-5)  # and float32's own value
 
 
 @pytest.mark.parametrize("negatives", ["all", "cross"])
@@ -180,3 +184,16 @@ def test_every_key_is_described(fusion, share, where):
             assert described[one].shared == (parameters[one] is parameters[other])
         else:
             assert buffers[one] is not buffers[other]
+
+
+def test_the_order_in_which_modalities_come_changes_no_bit():
+    """1e8 + 1 - 1e8 is 0 in float32, and 1e8 - 1e8 + 1 is 1."""
+    values = {"a": 1e8, "b": 1.0, "c": -1e8}
+    draw = torch.Generator().manual_seed(0)
+    logits = {q: torch.randn(50, 3, generator=draw) for q in values}
+    for names in permutations(values):
+        assert fuse.mean({q: torch.tensor([values[q]]) for q in names}).item() == 0
+        for function in (fuse.mean, fuse.probability, fuse.pixel_probability):
+            assert torch.equal(function({q: logits[q] for q in names}), function(logits))
+    mean = torch.stack([logits[q].softmax(1) for q in values]).mean(0)
+    torch.testing.assert_close(fuse.pixel_probability(logits).exp(), mean)

@@ -2,9 +2,8 @@
 
 import json
 import shutil
-import signal
 import subprocess
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from helpers.damaged_patches import (
     run,
     truncated,
 )
+from helpers.warm_python import kill, python
 from mmfl.errors import UserError
 from mmfl.patches.faults import read_skipped
 from mmfl.patches.reader import Patches
@@ -159,16 +159,15 @@ def test_killed_at_many_moments(root, tmp_path):
     """kill -9 again and again, each time a little later, then once to the end: the same bytes."""
     truncated(root)
     missing_band(root)
-    command = [sys.executable, "-c", PROGRAM, str(root)]
+    command = [python(), "-c", PROGRAM, str(root)]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     expected = contents(tmp_path / "whole" / "out")
     for moment in range(6):
         started = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
         shards = tmp_path / "killed" / "store"
         while started.poll() is None and len(list(shards.rglob("*.npy"))) < 4 * moment + 1:
-            pass
-        started.send_signal(signal.SIGKILL)
-        started.wait()
+            time.sleep(0.001)
+        kill(started)
     subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
     assert contents(tmp_path / "killed" / "out") == expected
     assert not list(tmp_path.joinpath("killed").rglob("*.tmp"))

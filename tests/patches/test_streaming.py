@@ -6,10 +6,9 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
-import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +16,7 @@ import pytest
 import zstandard
 
 from helpers.damaged_patches import FAULTS, band, contents, row, run
+from helpers.warm_python import kill, python
 from mmfl import processes
 from mmfl.errors import UserError
 from mmfl.patches import streaming, writer
@@ -296,7 +296,7 @@ def test_killed_at_many_moments(root, tmp_path, workers):
     FAULTS[0](root)
     FAULTS[-1](root)
     packed = pack(root, tmp_path / "packed", order=shuffled)
-    command = [sys.executable, "-c", PROGRAM]
+    command = [python(), "-c", PROGRAM]
     whole = [*command, str(root), str(tmp_path / "whole"), "1"]
     subprocess.run(whole, check=True, capture_output=True)
     expected = contents(tmp_path / "whole" / "out")
@@ -307,9 +307,8 @@ def test_killed_at_many_moments(root, tmp_path, workers):
             [*command, str(packed), str(folder), workers], stderr=subprocess.DEVNULL
         )
         while started.poll() is None and len(list(folder.rglob("[0-9]*.npy"))) < 6 * moment + 1:
-            pass
-        started.send_signal(signal.SIGKILL)
-        started.wait()
+            time.sleep(0.001)
+        kill(started)
         notes = folder / "store" / ".s1.json"
         if notes.is_file():
             kept = max(kept, len(json.loads(notes.read_text())))

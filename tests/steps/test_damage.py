@@ -36,13 +36,24 @@ PATCHES, CLIENTS = Path("patches"), Path("clients.parquet")
 MESSAGE = r"mmfl split --archive bigearthnet-v2` writes it again$"
 
 
+@pytest.fixture(scope="module")
+def partitioned(made_store, tmp_path_factory) -> Path:
+    """A working directory with `PATCHES` and `CLIENTS`; to be read only."""
+    folder = tmp_path_factory.mktemp("partitioned")
+    shutil.copytree(made_store[0], folder / PATCHES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        partition.run(patches=PATCHES, out=CLIENTS, scenario="country", assignment="duplicate")
+    return folder
+
+
 @pytest.fixture
-def project(store, tmp_path, monkeypatch) -> pd.DataFrame:
-    """A working directory with `PATCHES` and `CLIENTS`; the table of locations."""
+def project(partitioned, made_store, tmp_path, monkeypatch) -> pd.DataFrame:
+    """A copy of it to change; the table of locations."""
+    shutil.copytree(partitioned, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MMFL_CACHE", raising=False)
-    partition.run(patches=PATCHES, out=CLIENTS, scenario="country", assignment="duplicate")
-    return store[1]
+    return made_store[1].copy()
 
 
 def trained() -> Path:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
 from mmfl.archives import get
@@ -147,7 +146,8 @@ def test_a_damaged_band_is_named_and_nothing_appears(root, tmp_path, workers):
 def test_nothing_left_is_a_users_mistake(root, tmp_path):
     other = tmp_path / "root"
     other.mkdir()
-    pq.write_table(pq.read_table(root / "metadata.parquet").slice(0, 0), other / "metadata.parquet")
+    table = pd.read_parquet(root / "metadata.parquet").assign(contains_seasonal_snow=True)
+    table.to_parquet(other / "metadata.parquet")
     with pytest.raises(UserError, match=r"no patch after the exclusions.*split.snow"):
         run(other, tmp_path)
 

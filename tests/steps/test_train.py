@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from helpers.warm_python import kill, python
 from mmfl.errors import UserError
 from mmfl.params import Params
 from mmfl.steps import partition, train
@@ -47,9 +48,11 @@ def project(store, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def command(cache: str, workers: int = 1, threads: int = 1) -> subprocess.Popen:
+def command(
+    cache: str, workers: int = 1, threads: int = 1, interpreter: str = sys.executable
+) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "mmfl.cli", "train", "--archive", ARCHIVE, "--method", METHOD,
+        [interpreter, "-m", "mmfl.cli", "train", "--archive", ARCHIVE, "--method", METHOD,
          "--workers", str(workers)],
         env=os.environ | {"MMFL_CACHE": cache, "OMP_NUM_THREADS": str(threads)},
         stderr=subprocess.PIPE, text=True,
@@ -58,11 +61,10 @@ def command(cache: str, workers: int = 1, threads: int = 1) -> subprocess.Popen:
 
 def killed_at(cache: str, pattern: str) -> Path:
     """Train until a file of the run's work exists, then kill -9; the folder of that work."""
-    job = command(cache)
+    job = command(cache, interpreter=python())
     while not list(Path(cache).glob(f"train/*/{pattern}")):
         time.sleep(0.005)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
+    kill(job)
     return next(Path(cache).glob("train/*/.work"))
 
 
@@ -89,8 +91,9 @@ def contents() -> dict[str, str]:
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+@pytest.mark.slow
 def test_killed_twice_it_ends_with_the_bits_of_an_undisturbed_run(project):
-    undisturbed = command("undisturbed")
+    undisturbed = command("undisturbed", interpreter=python())
     assert undisturbed.wait() == 0, undisturbed.stderr.read()
     expected = contents()
     Path("runs").rename("before")
@@ -104,7 +107,7 @@ def test_killed_twice_it_ends_with_the_bits_of_an_undisturbed_run(project):
             time.sleep(0.005)
         assert job.wait() == -signal.SIGKILL
         assert not Path("runs").exists()
-    last = command("killed")
+    last = command("killed", interpreter=python())
     errors = last.communicate()[1]
     assert last.returncode == 0, errors
     assert contents() == expected
@@ -121,7 +124,7 @@ def test_a_checkpoint_of_other_parameters_is_refused_by_the_command(project):
         path.unlink()
     for path in source.glob("*.safetensors"):
         path.rename(target / path.name)
-    refused = command("two")
+    refused = command("two", interpreter=python())
     errors = refused.communicate()[1]
     assert refused.returncode == 2
     assert "parameters.train.batch: found 4, expected 5" in errors
@@ -173,7 +176,7 @@ def test_a_gpu_that_is_not_there_is_a_users_mistake(project):
     if torch.cuda.is_available():
         pytest.skip("a GPU is there")
     job = subprocess.run(
-        [sys.executable, "-m", "mmfl.cli", "train", "--archive", ARCHIVE, "--method", METHOD,
+        [python(), "-m", "mmfl.cli", "train", "--archive", ARCHIVE, "--method", METHOD,
          "--device", "cuda"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip

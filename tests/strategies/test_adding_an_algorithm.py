@@ -1,6 +1,10 @@
 """docs/adding-an-algorithm.md, followed word by word in a copy of the project."""
 
+import pytest
+
 from helpers.followed_page import Copy
+
+pytestmark = pytest.mark.slow
 
 
 def test_what_the_page_says_leaves_the_tests_green(tmp_path):

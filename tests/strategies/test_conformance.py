@@ -27,7 +27,7 @@ def test_every_algorithm_has_a_reference():
 @pytest.mark.parametrize("method", [*TRAINED, "mf+mim"])
 @pytest.mark.parametrize("who", [EVERYONE, SOME], ids=["everyone", "some"])
 def test_rounds_are_those_of_the_closed_form(method, who, tmp_path):
-    """(a) unequal n_i, K_i and curvature, two scopes, five rounds; with absent and late clients."""
+    """Unequal n_i, K_i and curvature, two scopes, five rounds; with absent and late clients."""
     check(method, tmp_path, who)
 
 
@@ -35,7 +35,7 @@ def test_rounds_are_those_of_the_closed_form(method, who, tmp_path):
     "method", [m for m in TRAINED if m not in (*REPRESENTATIONS, "late-fusion")]
 )
 def test_clients_with_several_modalities_too(method, tmp_path):
-    """(a) where clients belong to both modalities' scopes: b and d hold s1 and s2."""
+    """Where clients belong to both modalities' scopes: b and d hold s1 and s2."""
     check(method, tmp_path, SOME, BOTH)
 
 
@@ -53,7 +53,7 @@ def test_sampling_half_of_the_clients(tmp_path):
         check(method, tmp_path / method, {"fraction": 0.5, "fails": 0.2, "late": 0.2})
 
 
-# ---- (b) reductions to MF -----------------------------------------------------------------------
+# ---- reductions to MF ---------------------------------------------------------------------------
 
 
 def parameters(method, work, rounds=3, steps=None, **hyper):
@@ -110,7 +110,7 @@ def test_fednova_with_a_client_that_took_no_step(tmp_path):
     assert not torch.equal(found["all", "psi"], start["psi"])
 
 
-# ---- (c) order and weights ------------------------------------------------------------------
+# ---- order and weights ----------------------------------------------------------------------
 
 
 def built(method, **sections):
@@ -170,7 +170,7 @@ def test_weights_sum_to_one_in_every_scope(method):
         assert strategy.count(address) == len(members)
 
 
-# ---- (d) where they arrive ------------------------------------------------------------------
+# ---- where they arrive ----------------------------------------------------------------------
 
 
 def optimum(network, members):
@@ -194,6 +194,20 @@ def optimum(network, members):
     return {n: solution[first[n] : first[n] + size[n]] for n in names}
 
 
+SIZES = {"a-s1": 10, "b-s1": 16, "c-s2": 12, "d-s2": 20}
+
+
+def after_300_rounds(method, work, **own):
+    """A method's server where clients are of unequal size."""
+    params = toy.settings(300, rate=0.2, **own)
+    return toy.run(method, toy.Quadratic(), toy.clients(sizes=SIZES), params, work)[0]
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory):
+    return after_300_rounds("mf", tmp_path_factory.mktemp("mf"))
+
+
 @pytest.mark.parametrize(
     ("method", "hyper"),
     [
@@ -203,14 +217,10 @@ def optimum(network, members):
         ("feddc", {"alpha": 0.1}),
     ],
 )
-def test_they_reach_the_weighted_optimum_where_mf_does_not(method, hyper, tmp_path):
+def test_they_reach_the_weighted_optimum_where_mf_does_not(method, hyper, far, tmp_path):
     """Two scopes, psi shared; the optimum is that of the size-weighted objective."""
-    sizes = {"a-s1": 10, "b-s1": 16, "c-s2": 12, "d-s2": 20}
-    members, network = toy.clients(sizes=sizes), toy.Quadratic()
-    expected = optimum(network, members)
-    params = toy.settings(300, rate=0.2, algorithms={method: hyper})
-    far, _ = toy.run("mf", toy.Quadratic(), members, params, tmp_path / "mf")
-    server, _ = toy.run(method, toy.Quadratic(), members, params, tmp_path / "own")
+    expected = optimum(toy.Quadratic(), toy.clients(sizes=SIZES))
+    server = after_300_rounds(method, tmp_path, algorithms={method: hyper})
     distance = {
         name: max(np.abs(s.parameters[a].numpy() - expected[a[1]]).max() for a in s.parameters)
         for name, s in (("mf", far), (method, server))
@@ -219,7 +229,7 @@ def test_they_reach_the_weighted_optimum_where_mf_does_not(method, hyper, tmp_pa
     assert distance["mf"] > 1e-1, distance
 
 
-# ---- (e) groups are in tests/federation; (f) budgets ---------------------------------------------
+# ---- budgets; groups are in tests/federation -------------------------------------------------
 
 
 @pytest.mark.parametrize("method", COMPOSED)
@@ -263,7 +273,7 @@ def test_invariants(who, tmp_path):
             )
 
 
-# ---- (i) traffic ------------------------------------------------------------------------------
+# ---- traffic ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", COMPOSED)

@@ -15,6 +15,8 @@ from mmfl.intact import digests
 from mmfl.pipeline.code import STEPS, modules
 from mmfl.verification.tolerance import limit
 
+pytestmark = pytest.mark.slow
+
 NAME = "region-duplicate-p0"
 PATCHES = {a: f"data/patches/{a}" for a in ("simulated", "simulated-tiles")}
 RESULTS = f"results/simulated/{NAME}"

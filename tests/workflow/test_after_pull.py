@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
+from helpers.project_copy import environment
 from helpers.stub_project import ROOT, Project, create
+from helpers.warm_python import python
 from mmfl.params import load
 from mmfl.pipeline.jobs import every
+
+pytestmark = pytest.mark.slow
 
 SMALL = {
     "simulate": {"pairs": 60, "countries": ["Austria", "Finland"]},
@@ -39,7 +41,7 @@ def pulled(tmp_path_factory: pytest.TempPathFactory) -> Project:
     params["archives"] = {"simulated": {}}
     (origin.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     origin.snakemake()
-    start = [sys.executable, "workflow/scripts/stage.py", "start", "all"]
+    start = [python(), "workflow/scripts/stage.py", "start", "all"]
     subprocess.run(start, cwd=origin.folder, check=True)
     git(origin.folder, "init", "--quiet")
     git(origin.folder, "add", "--all")
@@ -56,9 +58,9 @@ def pulled(tmp_path_factory: pytest.TempPathFactory) -> Project:
     clone = Project(folder / "clone")
     assert not (clone.folder / "runs").exists(), "nothing but the remote can have them"
     done = subprocess.run(
-        [sys.executable, "workflow/scripts/sync.py"],
+        [python(), "workflow/scripts/sync.py"],
         cwd=clone.folder,
-        env={k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MMFL"))},
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -117,12 +119,12 @@ def test_nothing_is_left_to_do(pulled: Project) -> None:
 def test_an_archive_is_fetched_again_where_it_is_encoded_anew(pulled: Project) -> None:
     """A pull brings no downloaded bytes."""
     assert not (pulled.folder / ".cache/download").exists()
-    stage = [sys.executable, "workflow/scripts/stage.py", "split", "simulated"]
+    stage = [python(), "workflow/scripts/stage.py", "split", "simulated"]
     module = pulled.folder / "src/mmfl/steps/split.py"
     module.write_text(module.read_text() + "\nEDITED = 1\n")
     refused = subprocess.run(stage, cwd=pulled.folder, capture_output=True, text=True, check=False)
     assert refused.returncode == 2 and "not the code that the run started with" in refused.stderr
-    start = [sys.executable, "workflow/scripts/stage.py", "start", "all"]
+    start = [python(), "workflow/scripts/stage.py", "start", "all"]
     subprocess.run(start, cwd=pulled.folder, check=True)
     store = pulled.folder / "data/patches/simulated/store.json"
     before = store.read_bytes(), store.stat().st_mtime_ns
@@ -138,8 +140,8 @@ def test_what_is_edited_before_sync_is_not_taken_for_done(pulled: Project, tmp_p
     git(tmp_path, "clone", "--quiet", str(pulled.folder.parent / "origin"), "clone")
     clone = Project(tmp_path / "clone")
     clone.edit(train__learning_rate=0.05)
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MMFL"))}
-    sync = [sys.executable, "workflow/scripts/sync.py"]
+    env = environment()
+    sync = [python(), "workflow/scripts/sync.py"]
     done = subprocess.run(
         sync, cwd=clone.folder, env=env, capture_output=True, text=True, check=False
     )
@@ -154,10 +156,9 @@ def test_experiments_are_compared(pulled: Project, tmp_path: Path) -> None:
     """A sweep as in docs/workflow.md."""
     git(pulled.folder, "config", "user.name", "test")
     git(pulled.folder, "config", "user.email", "test@example.org")
-    env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for rate in ("0.1", "0.2"):
         change = ("-S", f"train.learning_rate={rate}", "-n", f"rate-{rate.replace('.', '-')}")
-        done = pulled.run("dvc", "exp", "run", *change, **env)
+        done = pulled.run("dvc", "exp", "run", *change)
         assert done.returncode == 0, done.stdout
     shown = tmp_path / "shown.csv"
     shown.write_text(pulled.run("dvc", "exp", "show", "--only-changed", "--csv").stdout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from helpers.project_copy import environment
 from helpers.stub_project import ROOT, Project
+from helpers.warm_python import python
 from mmfl.files import digest
 from mmfl.params import load, step_values
 from mmfl.pipeline import code, jobs
@@ -20,6 +21,7 @@ from mmfl.pipeline import code, jobs
 STEPS = ("download", "split", "partition", "train", "evaluate", "report")
 RULES = {"simulate": "download"}  # helper rules belong to a step's stage
 ARCHIVE = "simulated"
+REAL = f"{Path(sys.executable).parent}:/usr/bin:/bin"  # a stage looks for --force among its parents
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ class Repeated:
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self.path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+        self.path = {"PATH": f"{Path(python()).parent}:/usr/bin:/bin"}
         for command in (["init", "-q"], ["add", "-A"]):
             subprocess.run(["git", *command], cwd=project.folder, check=True)
 
@@ -124,7 +126,7 @@ class Repeated:
         assert done.returncode == 0, done.stdout
         jobs = [" ".join(line.split()[:3]) for line in calls.read_text().splitlines()[before:]]
         assert len(jobs) == len(set(jobs)), "no job runs twice"
-        page = [sys.executable, "workflow/scripts/stage.py", "page", "all"]
+        page = [python(), "workflow/scripts/stage.py", "page", "all"]
         subprocess.run(page, cwd=self.project.folder, check=True, capture_output=True)
         assert "up to date" in self.project.run("dvc", "status", **self.path).stdout
         assert self.project.wanted() == {}, "Snakemake agrees"
@@ -133,11 +135,12 @@ class Repeated:
 
 def start(project: Project) -> None:
     """The first stage."""
-    command = [sys.executable, "workflow/scripts/stage.py", "start", "all"]
+    command = [python(), "workflow/scripts/stage.py", "start", "all"]
     subprocess.run(command, cwd=project.folder, check=True)
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.slow
 def test_repro_then_nothing_then_only_what_changed(fresh: Project, tmp_path: Path) -> None:
     project = fresh.copy(tmp_path / "dvc")
     row = {"method": "mf", "label": "slow", "set": {"train.learning_rate": 0.1}}
@@ -179,7 +182,7 @@ def test_repro_then_nothing_then_only_what_changed(fresh: Project, tmp_path: Pat
     assert repeated.ran() == {"report simulated", "report simulated-tiles"}
 
     before = len(project.calls())
-    project.run("dvc", "repro", "-sf", "train@simulated", **repeated.path)
+    project.run("dvc", "repro", "-sf", "train@simulated", PATH=REAL)
     assert project.calls()[before:] == ["train"] * 3, "forced: every job of the stage"
     assert repeated.ran() == set(), "and what came out the same re-runs nothing"
 
@@ -196,7 +199,7 @@ def test_what_dvc_names_its_outputs_by_is_written_out(
     else:
         params.pop(section)
     (project.folder / "params.yaml").write_text(yaml.safe_dump(params))
-    command = [sys.executable, "workflow/scripts/stage.py", "start", "all"]
+    command = [python(), "workflow/scripts/stage.py", "start", "all"]
     done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"mmfl: params.yaml: {key} is not written out")
@@ -204,6 +207,7 @@ def test_what_dvc_names_its_outputs_by_is_written_out(
     assert not (project.folder / "data/start").exists()
 
 
+@pytest.mark.slow
 def test_an_edit_during_a_run_belongs_to_the_next(fresh: Project, tmp_path: Path) -> None:
     """The lock of a run has the digests of its own values, and its models are those."""
     project = fresh.copy(tmp_path / "while")
@@ -211,11 +215,10 @@ def test_an_edit_during_a_run_belongs_to_the_next(fresh: Project, tmp_path: Path
     for command in (["init", "-q"], ["add", "-A"]):
         subprocess.run(["git", *command], cwd=project.folder, check=True)
     before = jobs.start(load(project.folder / "params.yaml"), ARCHIVE)["train"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MMFL"))}
-    environment["STUB_WAITS"] = str(tmp_path / "go on")
+    waiting = environment() | {"STUB_WAITS": str(tmp_path / "go on")}
     command = [sys.executable, "-m", "dvc", "repro"]
     with subprocess.Popen(
-        command, cwd=project.folder, env=environment, text=True,
+        command, cwd=project.folder, env=waiting, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as running:  # fmt: skip
         while not project.calls() and running.poll() is None:
@@ -237,11 +240,12 @@ def test_an_edit_during_a_run_belongs_to_the_next(fresh: Project, tmp_path: Path
     assert "'learning_rate': 0.9" in model.read_text()
 
 
+@pytest.mark.slow
 def test_what_another_parameter_file_wrote_does_not_stay(finished: Project, tmp_path: Path) -> None:
     """Also where every input is the same: outputs are those of the record, or they go."""
     project = finished.copy(tmp_path / "other")
     start(project)
-    stage = [sys.executable, "workflow/scripts/stage.py", "evaluate", ARCHIVE]
+    stage = [python(), "workflow/scripts/stage.py", "evaluate", ARCHIVE]
     before = len(project.calls())
     subprocess.run(stage, cwd=project.folder, check=True, capture_output=True)
     assert len(project.calls()) == before + 2, "without a record nothing is trusted"
@@ -264,7 +268,7 @@ def test_a_stage_never_rebuilds_another_ones_outputs(finished: Project, tmp_path
     shutil.rmtree(project.folder / "data/patches")
     shutil.rmtree(project.folder / "runs")
     before = len(project.calls())
-    stage = [sys.executable, "workflow/scripts/stage.py", "train", ARCHIVE]
+    stage = [python(), "workflow/scripts/stage.py", "train", ARCHIVE]
     done = subprocess.run(stage, cwd=project.folder, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "data/patches/simulated" in done.stdout + done.stderr

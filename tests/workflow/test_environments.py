@@ -24,6 +24,8 @@ from packaging.version import Version
 from helpers.project_copy import copy_project
 from helpers.stub_project import ROOT, Project
 
+pytestmark = pytest.mark.slow
+
 ENVS = sorted((ROOT / "workflow/envs").glob("*.yaml"))
 OLDEST = Version("24.7.1")  # conda that Snakemake works with
 ALL_STEPS = {

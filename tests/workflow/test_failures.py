@@ -15,6 +15,9 @@ import pytest
 
 from helpers.project_copy import copy_project
 from helpers.stub_project import ROOT, Project
+from helpers.warm_python import python
+
+pytestmark = pytest.mark.slow
 
 SMALL = """
 archives: {simulated: {}}
@@ -44,7 +47,7 @@ def wait_for(path: Path, run: subprocess.Popen[str]) -> None:
 def mmfl(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """A command in a copy of the project."""
     return subprocess.run(
-        [sys.executable, "-m", "mmfl.cli", *arguments],
+        [python(), "-m", "mmfl.cli", *arguments],
         cwd=folder, env=os.environ | {"PYTHONPATH": str(folder / "src")} | env,
         text=True, capture_output=True, check=False,
     )  # fmt: skip
@@ -75,7 +78,7 @@ def test_two_users_in_one_copy(stub: Project) -> None:
     who = rf"mmfl: this copy is in use by \w+ \(process {first.pid} on .*\); wait for it"
     assert re.search(who, second.stdout), second.stdout
     assert "LockException" in second.stdout
-    stage = [sys.executable, "workflow/scripts/stage.py"]
+    stage = [python(), "workflow/scripts/stage.py"]
     subprocess.run([*stage, "start", "all"], cwd=stub.folder, check=True)
     dvc = [*stage, "download", "simulated"]
     third = subprocess.run(dvc, cwd=stub.folder, capture_output=True, text=True, check=False)

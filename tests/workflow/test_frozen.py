@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from helpers.project_copy import environment
 from helpers.stub_project import Project
+from helpers.warm_python import python
 from mmfl.errors import UserError
 from mmfl.pipeline import code, frozen
 
@@ -91,15 +91,15 @@ def test_an_edited_description_is_refused(
         frozen.check(copy, "train")
 
 
+@pytest.mark.slow
 def test_what_is_edited_during_a_run_belongs_to_the_next(fresh: Project, tmp_path: Path) -> None:
     """Edited while a job runs, then deleted: the run ends with its values, the next has others."""
     project = fresh.copy(tmp_path / "edited")
     file = project.folder / "params.yaml"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MMFL"))}
-    environment["STUB_WAITS"] = str(tmp_path / "go on")
-    command = [sys.executable, "-m", "snakemake", "--cores", "2"]
+    waiting = environment() | {"STUB_WAITS": str(tmp_path / "go on")}
+    command = [python(), "-m", "snakemake", "--cores", "2"]
     with subprocess.Popen(
-        command, cwd=project.folder, env=environment, text=True,
+        command, cwd=project.folder, env=waiting, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as running:  # fmt: skip
         while not (project.folder / "calls.txt").exists() and running.poll() is None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
-from helpers.project_copy import ROOT, copy_project
+from helpers.project_copy import ROOT, copy_project, environment
+from helpers.warm_python import python
 from mmfl.pipeline.jobs import published
 
 SNAKEFILE = """
@@ -30,6 +30,7 @@ rule mine:
 """
 
 
+@pytest.mark.slow
 def test_a_module_runs_from_another_folder(tmp_path: Path) -> None:
     """Its rules run the project's code with its parameters; the host keeps its configuration."""
     project = copy_project(tmp_path / "project")
@@ -43,9 +44,9 @@ def test_a_module_runs_from_another_folder(tmp_path: Path) -> None:
     params["archives"] = {"simulated": {}}
     params["simulate"] |= {"pairs": 100}
     (host / "experiment.yaml").write_text(yaml.safe_dump(params))
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("MMFL", "SNAKEMAKE"))}
+    env = environment()
     env.pop("PYTHONPATH", None)
-    line = [sys.executable, "-m", "snakemake", "--cores", "1"]
+    line = [python(), "-m", "snakemake", "--cores", "1"]
     done = subprocess.run(line, cwd=host, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     count, word = (host / "mine.txt").read_text().split()

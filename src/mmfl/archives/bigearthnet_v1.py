@@ -235,7 +235,7 @@ def _table(root: Path, name: str) -> Path:
             return path
     raise UserError(
         f"{root / name}: not found (nor .gz, .bz2), expected the archive's table; "
-        "run `mmfl download` or copy it there, docs/archives.md"
+        "run download or copy it there, docs/archives.md"
     )
 
 

@@ -151,7 +151,7 @@ class BigEarthNetV2(Archive):
 def _read_table(path: Path) -> pa.Table:
     """The table's known columns with one schema; `has_s2` (all True where it is absent)."""
     if not path.is_file():
-        raise UserError(f"{path}: not found, expected the archive's metadata; run `mmfl download`")
+        raise UserError(f"{path}: not found, expected the archive's metadata; run download")
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError, MemoryError) as error:

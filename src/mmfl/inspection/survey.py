@@ -100,7 +100,7 @@ def values(archive: Folder, root: Path, q: str, pairs: list[str]) -> Values:
     if not rows:
         return Values([], [], wrong)
     every = np.stack(rows)  # (files, bands, columns of _seen)
-    mixed, odd = units.disagreement(q, images)
+    mixed, odd = units.disagreement(q, images, list(part.bands))
     wrong += mixed
     bands = []
     for place, band in enumerate(modality.bands):

@@ -15,7 +15,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from mmfl import chosen
-from mmfl.archives import get
+from mmfl.archives import get, recorded
+from mmfl.archives.recorded import Row
 from mmfl.errors import UserError
 from mmfl.fetch.files import fetch, recorded_sha256
 from mmfl.fetch.manifest import File, read_manifest
@@ -24,9 +25,6 @@ from mmfl.fetch.unpack import unpack
 from mmfl.files import digest, file_sha256, write_json, write_text
 from mmfl.intact import digests
 from mmfl.params.imagery import Imagery
-
-Row = tuple[str, int, str]
-
 
 PARALLEL = 4  # files or images fetched at a time
 TABLES = ("files.csv", SCENES)  # listed by digest in root.json
@@ -69,7 +67,7 @@ def run(
             that folder.
     """
     if local is not None:
-        rows, root = _local(archive, local)
+        rows, root = recorded.rows(archive, local)
     elif manifest is not None:
         rows, root = _fetched(archive, manifest, store, parallel, extract)
     else:
@@ -173,20 +171,6 @@ def _each(files: list[File], store: Path, parallel: int) -> Iterator[tuple[File,
             stop.set()
             for job in jobs:
                 job.cancel()
-
-
-def _local(archive: str, local: Path) -> tuple[list[Row], Path]:
-    if local.suffix in (".yaml", ".yml"):
-        rows, root = chosen.load("archives", "folder").verify(archive, local)
-        return rows, root
-    names = get(archive).metadata_files
-    files = [local / name for name in names if (local / name).is_file()]
-    if not files:
-        raise UserError(
-            f"download.local.{archive}: {local} has no {names[0]}, expected an extracted copy of "
-            "the archive; correct the folder"
-        )
-    return [(path.name, path.stat().st_size, file_sha256(path)) for path in files], local
 
 
 def _link(source: Path, target: Path) -> None:

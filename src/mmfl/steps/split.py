@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from mmfl.archives import Archive, Fault, get
 from mmfl.archives.base import MASK
+from mmfl.archives.recorded import Guard, Row
 from mmfl.errors import UserError
 from mmfl.files import materialise
 from mmfl.patches.faults import SKIPPED, held, refuse, sift, write_skipped
@@ -35,6 +37,7 @@ def run(
     cloud_or_shadow: bool,
     on_error: str = "stop",
     workers: int = 1,
+    recorded: Iterable[Row] | None = None,
 ) -> None:
     """Encode the archive below `root` into `out`; finished shards are kept in `store`.
 
@@ -47,11 +50,15 @@ def run(
         snow, cloud_or_shadow: keep patches with seasonal snow; with cloud or cloud shadow.
         on_error: "stop" at a patch that cannot be used, or "skip" it.
         workers: processes that decode; they change no byte.
+        recorded: what `download` wrote down of the archive, the rows of files.csv; None: the
+            archive may be as it is.
 
     Raises:
-        UserError: no patch is left; patches that cannot be used, named by file.
+        UserError: no patch is left; patches that cannot be used, named by file; the archive was
+            edited since it was written down, or while it was read.
     """
     pa.set_memory_pool(pa.system_memory_pool())  # arrow's own keeps 50 MB that it does not need
+    guard = None if recorded is None else Guard(archive, root, recorded)
     described = get(archive, root)
     metadata = described.metadata(root, snow=snow, cloud_or_shadow=cloud_or_shadow)
     if metadata.empty:
@@ -81,6 +88,12 @@ def run(
         if rows[["pair", *stores]].equals(before[["pair", *stores]]):
             break
         folders, damaged = _encoded(described, root, store, rows, shard_size, workers, skip)
+    try:
+        if guard is not None:
+            guard.unchanged()
+    except UserError:
+        shutil.rmtree(store)  # its shards may be of either state
+        raise
     faults = [*faults, *damaged]
     rows = held(described, _less(rows, stores, damaged))
     if rows.empty:

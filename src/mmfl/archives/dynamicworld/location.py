@@ -49,7 +49,7 @@ def labels(root: Path) -> list[Label]:
     if not any(label.expert for label in found):
         raise UserError(
             f"{root}: found no Experts/<hemisphere>/<biome>/dw_*.tif, expected the label tiles; "
-            "run `mmfl download`"
+            "run download"
         )
     return sorted(found, key=lambda label: (label.name, label.expert, str(label.path)))
 

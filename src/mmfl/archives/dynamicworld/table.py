@@ -65,7 +65,7 @@ def date_of(name: str) -> str | None:
 def _sheets(path: Path) -> dict[str, pd.DataFrame]:
     """The needed columns of every sheet that lists tiles."""
     if not path.is_file():
-        raise UserError(f"{path}: not found, expected the tiles' table; run `mmfl download`")
+        raise UserError(f"{path}: not found, expected the tiles' table; run download")
     from openpyxl.utils.exceptions import InvalidFileException  # as slow to import as pandas
 
     try:

@@ -65,7 +65,7 @@ class Header:
     """What a file says of itself.
 
     Of each band `names` ("" for none), `scales`, `offsets` and `units`, or nothing where the format
-    has no such thing; `coloured`: its bands are red, green and blue by the format.
+    has no such thing; `colours`: what they are where the format says red, green and blue.
     """
 
     path: Path
@@ -77,7 +77,7 @@ class Header:
     scales: tuple[float, ...] = ()
     offsets: tuple[float, ...] = ()
     units: tuple[str, ...] = ()
-    coloured: bool = False
+    colours: tuple[str, ...] = ()
 
     @property
     def factored(self) -> bool:
@@ -128,8 +128,13 @@ def header(path: Path, bands: int = 1, axes: Axes | None = None) -> Header:
             None if source.nodata is None or np.isnan(source.nodata) else source.nodata,
             tuple((name or "").strip() for name in source.descriptions), source.scales,
             source.offsets, tuple(unit or "" for unit in source.units),
-            source.driver == "PNG" and source.count >= 3,
+            _colours(source),
         )  # fmt: skip
+
+
+def _colours(source: rasterio.DatasetReader) -> tuple[str, ...]:
+    found = tuple(colour.name for colour in source.colorinterp)
+    return found if {"red", "green", "blue"} <= set(found) else ()
 
 
 def places(part: Images, found: Header, band: str | None = None) -> list[int]:

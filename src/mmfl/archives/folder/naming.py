@@ -13,14 +13,27 @@ from collections.abc import Sequence
 
 KNOWN = {
     "b01": ("coastal", "coastal aerosol", "aerosol"),
-    "b02": ("blue", "b", "bleu", "blau", "azul", "blu", "blauw", "niebieski", "синий", "蓝"),
-    "b03": ("green", "g", "vert", "grün", "gruen", "verde", "groen", "zielony", "зелёный", "绿"),
-    "b04": ("red", "r", "rouge", "rot", "rojo", "rosso", "vermelho", "rood", "czerwony", "красный",
-            "红"),
+    "b02": ("blue", "b", "bleu", "bleue", "blau", "blaue", "azul", "blu", "blauw", "niebieski",
+            "niebieska", "синий", "синяя", "синій", "синя", "син", "blå", "sininen", "modrá",
+            "modrý", "plava", "kék", "albastru", "mavi", "μπλε", "أزرق", "כחול", "नीला",
+            "biru", "xanh lam", "xanh dương", "蓝", "蓝色", "藍", "藍色", "青", "파랑", "파란색",
+            "청색"),
+    "b03": ("green", "g", "vert", "verte", "grün", "grüne", "gruen", "verde", "groen", "zielony",
+            "zielona", "зелёный", "зелёная", "зелений", "зелена", "зелен", "grön", "grøn", "grønn",
+            "vihreä", "zelená", "zelený", "zelena", "zöld", "yeşil", "πράσινο", "أخضر", "ירוק",
+            "हरा", "hijau", "xanh lục", "xanh lá", "绿", "绿色", "綠", "綠色", "緑", "초록",
+            "초록색", "녹색"),
+    "b04": ("red", "r", "rouge", "rot", "rote", "rojo", "roja", "rosso", "rossa", "vermelho",
+            "vermelha", "rood", "czerwony", "czerwona", "красный", "красная", "червоний",
+            "червона", "червен", "röd", "rød", "punainen", "červená", "červený", "crvena", "piros",
+            "vörös", "roșu", "kırmızı", "kirmizi", "κόκκινο", "أحمر", "אדום", "लाल", "merah", "đỏ",
+            "红", "红色", "紅", "紅色", "赤", "빨강", "빨간색", "적색"),
     "b05": ("rededge1", "red edge 1", "re1", "vre1"),
     "b06": ("rededge2", "red edge 2", "re2", "vre2"),
     "b07": ("rededge3", "red edge 3", "re3", "vre3"),
-    "b08": ("nir", "near infrared", "nir broad", "pir", "nahes infrarot"),
+    "b08": ("nir", "near infrared", "nir broad", "pir", "proche infrarouge", "nahes infrarot",
+            "infrarrojo cercano", "infravermelho próximo", "infrarosso vicino",
+            "ближний инфракрасный", "近红外", "近紅外", "近赤外"),
     "b8a": ("nir08", "nir narrow", "narrow nir", "rededge4", "red edge 4", "re4"),
     "b09": ("nir09", "water vapour", "water vapor", "wv"),
     "b10": ("cirrus",),
@@ -36,7 +49,8 @@ BESIDE = {
     "band", "bande", "banda", "kanal", "canal", "channel", "surface", "reflectance", "reflektanz",
     "gamma0", "sigma0", "beta0", "gamma", "sigma", "beta", "nought", "naught", "db", "linear",
     "intensity", "amplitude", "power", "backscatter", "polarisation", "polarization", "pol", "iw",
-    "grd", "rtc", "sar", "radar", "波段",
+    "grd", "rtc", "sar", "radar", "pasmo", "kaista", "полоса", "канал", "colour", "color",
+    "couleur", "farbe",
 }  # fmt: skip
 # sensors whose numbers mean other bands: of these only colours are compared
 OTHERS = {"landsat", "oli", "tm", "etm", "l5", "l7", "l8", "l9", "lc08", "lc09", "le07", "lt05",
@@ -46,11 +60,19 @@ QUANTITIES = {"db", "linear", "amplitude", "intensity", "power", "gamma0", "sigm
 
 
 def plain(name: str) -> str:
-    """A name without case, blanks and signs: `Red-Edge 1` and `rededge1` are one."""
-    text = unicodedata.normalize("NFKC", name).casefold()
-    return re.sub(r"[\W_]+", "", text)
+    """A name without case, accents, blanks and signs: `Red-Edge 1` and `rededge1` are one."""
+    return re.sub(r"[\W_]+", "", _folded(name))
 
 
+def _folded(name: str) -> str:
+    """In lower case and without accents, which some programs drop and some write apart."""
+    text = unicodedata.normalize("NFKD", name).casefold()
+    return "".join(sign for sign in text if unicodedata.category(sign) != "Mn")
+
+
+UNSPACED = re.compile(  # the word band where no blank stands before it
+    "|".join(map(_folded, ("波段", "バンド", "밴드")))
+)
 _ALIASES = {plain(word): band for band, words in KNOWN.items() for word in (band, *words)}
 _ALIASES |= {f"b{int(band[1:])}": band for band in KNOWN if band[1:].isdigit()}
 _ALIASES |= {f"band{int(band[1:])}": band for band in KNOWN if band[1:].isdigit()}
@@ -87,7 +109,7 @@ def known(name: str) -> str | None:
 
 def _words(name: str) -> list[str]:
     """Of a name in lower case, without wavelengths such as 490 nm."""
-    text = unicodedata.normalize("NFKC", name).casefold().replace("波段", " ")
+    text = UNSPACED.sub(" ", _folded(name))
     text = re.sub(r"\d+(\.\d+)?[\s_]*nm\b|central wavelength", " ", text)
     return [word for word in re.split(r"[\W_]+", text) if word]
 

@@ -99,8 +99,7 @@ class Statements:
     def _remark(self, band: str | None, header: files.Header) -> str | None:
         wanted = files.wanted_bands(self.part, band)
         given = [self.part.bands[name] for name in wanted]
-        colours = ("red", "green", "blue") if header.coloured else ()
-        return naming.remark(wanted, header.names, given, colours)
+        return naming.remark(wanted, header.names, given, header.colours)
 
     def _order(self, band: str | None, header: files.Header) -> str | None:
         """The bands in the order in which they are in a file."""

@@ -2,13 +2,14 @@
 
 Radar: decibels are below 0 nearly everywhere, linear power and digital numbers never are, and no
 surface scatters less than -50 dB. Optical: reflectance as a fraction has a point, as a whole number
-it reaches hundreds; eight bits end at 255. The offset of 1,000 that Sentinel-2 has since baseline
-04.00 is found by darkest pixels: moved down by just that, some files fall on others.
+it reaches hundreds, per cent do not; eight bits end at 255. Bands are compared one by one, too.
+
+The offset of 1,000 that Sentinel-2 has since baseline 04.00 is found by darkest pixels: moved down
+by just that, some files fall on others.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,18 +33,27 @@ NAMES = {
     OPTICAL: ("s2", "sentinel2", "msi", "optical", "rgb", "landsat", "planet", "naip", "aerial"),
 }
 DARKEST = -50.0  # decibels
+TENTH = 12.0  # what a typical median of decibels is, without its sign
+SHARE = (8.0, 150.0)  # per cent: more than any fraction has, less than 16-bit numbers of land
+PLAIN_DN = 30.0  # digital numbers of one band; a bright town may have 10 dB
 BRIGHT = 300.0  # what 16-bit reflectance exceeds somewhere in nearly every image
 OFFSET = 1000.0  # of Sentinel-2 since baseline 04.00, in units of 1 / 10,000
 BESIDE = (250.0, 500.0, 750.0, 1250.0, 1500.0)  # offsets that nobody adds, for comparison
+LINEAR = "no value below 0, as linear power"
+RADIO = ("decibels", LINEAR)
 LEAST = 6  # files below which an offset cannot be seen
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Of one image: its `unit`, or None where it may be any; `floors` of the bands compared."""
+    """Of one image: its `unit`, and that of each band, or None where it may be any.
+
+    `floors` of the bands compared.
+    """
 
     path: Path
     unit: str | None
+    bands: tuple[str | None, ...]
     floors: np.ndarray
     fraction: bool
 
@@ -77,7 +87,8 @@ def agreement(
 
     chosen = [pairs[i] for i in spaced(len(pairs), READ)]
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        return disagreement(modality, [item for item in pool.map(look, chosen) if item])
+        images = [item for item in pool.map(look, chosen) if item]
+    return disagreement(modality, images, list(archive.described.modalities[modality].bands))
 
 
 def seen(path: Path, modality: str, part: Images, pixels: np.ndarray, dtype: str) -> Seen | None:
@@ -87,22 +98,28 @@ def seen(path: Path, modality: str, part: Images, pixels: np.ndarray, dtype: str
     """
     step = max(1, int(np.sqrt(pixels[0].size / PIXELS)))
     flat = pixels[:, ::step, ::step].reshape(len(pixels), -1).astype(np.float64)
-    flat = flat[np.isfinite(flat).any(axis=1)]
-    if not flat.size:
+    there = np.asarray(np.isfinite(flat).any(axis=1))
+    if not there.any():
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        low, middle, high = np.nanpercentile(flat, (2, 50, 99), axis=1)
     kind = sensor(modality, part)
-    values = flat[np.isfinite(flat)]
     find: Callable[..., str | None] = {RADAR: _radar, OPTICAL: _optical, OTHER: _other}[kind]
-    unit = find(flat, values, middle, high, np.dtype("float32" if part.scaled else dtype))
+    stored = np.dtype("float32" if part.scaled else dtype)
+
+    def unit(chosen: np.ndarray, **how: float) -> str | None:
+        values = chosen[np.isfinite(chosen)]
+        middle, high = np.nanpercentile(chosen, (50, 99), axis=1)
+        return find(chosen, values, middle, high, stored, **how)
+
+    each = [unit(flat[[i]], **({"plain": PLAIN_DN} if kind == RADAR else {})) if there[i] else None
+            for i in range(len(flat))]  # fmt: skip
+    flat = flat[there]
+    low, high = np.nanpercentile(flat, (2, 99), axis=1)
     floors = np.empty(0)
     if kind == OPTICAL and len(flat) == len(part.bands):
         visible = [i for i, band in enumerate(part.bands)
                    if naming.known(band) in ("b01", "b02", "b03", "b04")]  # fmt: skip
         floors = low[visible] if visible else low
-    return Seen(path, unit, floors, float(high.max()) <= 3)
+    return Seen(path, unit(flat), tuple(each), floors, float(high.max()) <= 3)
 
 
 def sensor(modality: str, part: Images) -> str:
@@ -117,18 +134,22 @@ def sensor(modality: str, part: Images) -> str:
 
 
 def _radar(
-    flat: np.ndarray, values: np.ndarray, middle: np.ndarray, high: np.ndarray, dtype: np.dtype
-) -> str | None:
+    flat: np.ndarray, values: np.ndarray, middle: np.ndarray, high: np.ndarray, dtype: np.dtype,
+    plain: float = 10.0,
+) -> str | None:  # fmt: skip
     darkest = int(middle.argmin())
     band = flat[darkest]
     below = float((band < 0).sum() / np.isfinite(band).sum())
     if middle[darkest] <= DARKEST:
-        return "decibels times a factor, as hundredths"
+        power = max(1, round(np.log10(-middle[darkest] / TENTH)))
+        return {1: "tenths of decibels", 2: "hundredths of decibels"}.get(
+            power, f"decibels times {10**power:,}"
+        )
     if below > 0.05:
         return "decibels"
     if middle[darkest] < 0.6:
-        return "no value below 0, as linear power"
-    return "no value below 0, as digital numbers" if middle[darkest] >= 10 else None
+        return LINEAR
+    return "no value below 0, as digital numbers" if middle[darkest] >= plain else None
 
 
 def _optical(
@@ -140,6 +161,8 @@ def _optical(
         return "eight bits"
     if not whole:
         small = top <= 3 and float(values.min()) >= -1
+        if SHARE[0] < top <= SHARE[1] and float(values.min()) >= -10:
+            return "per cent"
         return "fractions" if small else "16-bit numbers" if top > BRIGHT else None
     if values.max() == 255 and values.min() >= 0 and (values >= 250).mean() > 1e-3:
         return "eight bits"
@@ -156,19 +179,18 @@ def _other(
     return "whole numbers" if dtype.kind in "ui" and high.max() > 50 else None
 
 
-def disagreement(modality: str, images: Sequence[Seen]) -> tuple[list[str], list[str]]:
+def disagreement(
+    modality: str, images: Sequence[Seen], bands: Sequence[str]
+) -> tuple[list[str], list[str]]:
     """What is wrong with the units of a modality's images, and what may be."""
-    groups: dict[str, list[Path]] = {}
-    for item in images:
-        if item.unit is not None:
-            groups.setdefault(item.unit, []).append(item.path)
-    if len(groups) > 1:
-        told = "; ".join(
-            f"{len(paths):,} {unit}, e.g. {min(paths)}"
-            for unit, paths in sorted(groups.items(), key=lambda g: -len(g[1]))
-        )
-        return [f"{modality}: of {len(images):,} files read, {told}; bring them to one unit, or "
-                f"give modalities.{modality}.scale and .offset columns"], []  # fmt: skip
+    remedy = f"bring them to one unit, or give modalities.{modality}.scale and .offset columns"
+    if told := _groups(images, lambda item: item.unit):
+        return [f"{modality}: {told}; {remedy}"], []
+    for place, band in enumerate(bands):
+        if told := _groups(images, lambda item, place=place: item.bands[place]):  # type: ignore[misc]
+            found = f"{modality}: the band {band} alone: {told}; {remedy}"
+            # a dark band, resampled, looks like fractions
+            return ([found], []) if any(item.unit in RADIO for item in images) else ([], [found])
     moved = offset(images)
     if not moved:
         return [], []
@@ -177,6 +199,17 @@ def disagreement(modality: str, images: Sequence[Seen]) -> tuple[list[str], list
                 f"e.g. {min(moved)}, lie just {by} above those of others, as with the offset of "
                 f"Sentinel-2 since baseline 04.00; if so, subtract it, or give modalities."
                 f"{modality}.offset a column"]  # fmt: skip
+
+
+def _groups(images: Sequence[Seen], of: Callable[[Seen], str | None]) -> str:
+    """The units that images are of, with an example of each; "" where there is but one."""
+    groups: dict[str, list[Path]] = {}
+    for item in images:
+        if (unit := of(item)) is not None:
+            groups.setdefault(unit, []).append(item.path)
+    told = [f"{len(paths):,} {unit}, e.g. {min(paths)}"
+            for unit, paths in sorted(groups.items(), key=lambda g: -len(g[1]))]  # fmt: skip
+    return f"of {len(images):,} files read, {'; '.join(told)}" if len(told) > 1 else ""
 
 
 def offset(images: Sequence[Seen]) -> list[Path]:
