@@ -13,7 +13,8 @@ from mmfl.files import read_json
 from mmfl.inspection.findings import GALLERY, Findings
 from mmfl.inspection.gallery import load_gallery
 from mmfl.reporting import page
-from mmfl.reporting.partition import CAPTION, draw
+from mmfl.reporting.partition import draw
+from mmfl.reporting.texts import CLIENTS
 
 
 def inspect_partition(path: Path) -> Findings:
@@ -63,7 +64,7 @@ def inspect_partition(path: Path) -> Findings:
         counted = frame.groupby(["client", "group", "modality", "split"]).size()
         found.add("Clients", counted.unstack(fill_value=0).reset_index())
     if not found.damage:
-        found.picture = page.picture_of("clients", draw(table, summary), *CAPTION)
+        found.picture = page.picture_of("clients", draw(table, summary), *CLIENTS)
     store = path.resolve().parents[2] / "patches" / path.resolve().parent.name
     if (store / "labels").is_dir():
         with suppress(UserError):  # damage is told where the store is inspected

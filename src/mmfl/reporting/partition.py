@@ -11,11 +11,6 @@ from matplotlib.figure import Figure
 from mmfl.reporting.style import COLOURS, INK, heat, short, style, top_ticks
 
 SHOWN = 120  # clients
-CAPTION = (
-    "Locations of each client, its classes and its divergence",
-    "Locations of each client by split; share (%) of its training locations that have a class; "
-    "divergence of its labels from those of all clients.",
-)
 SPLITS = ("train", "validation", "test")
 
 

@@ -35,11 +35,19 @@ WORDS = {
 }
 
 
+CLIENTS = (
+    "Locations of each client, its classes and its divergence",
+    "Locations of each client by split; share (%) of its training locations that have a class; "
+    "divergence of its labels from those of all clients.",
+)
+
+
 def captions(task: Task) -> dict[str, tuple[str, str]]:
     """Figure -> alternative text and caption, of the figures that a page of this task shows."""
     words, first = WORDS[task.name], capital(task.words[task.first])
     drawn = next(iter(task.of_class.values()))
     found = {
+        "clients": CLIENTS,
         "differences": (
             "Paired differences to the baseline",
             "Paired differences to the baseline with 95 % intervals over seeds, all modalities. "

@@ -15,7 +15,6 @@ from mmfl.pipeline.jobs import start
 from mmfl.reporting import page, tables, texts
 from mmfl.reporting.gallery import Gallery
 from mmfl.reporting.gather import answered, key, read_measured, read_rounds, scores_of
-from mmfl.reporting.partition import CAPTION
 from mmfl.reporting.results import holders, laid_out, table_of
 from mmfl.steps.report import described_runs
 
@@ -92,7 +91,7 @@ def write_page(
     held = (pd.DataFrame(), {}) if partition is None else holders(partition)
     pictures = {
         name: page.picture(results / "figures" / f"{name}.svg", alt, caption)
-        for name, (alt, caption) in (texts.captions(task) | {"clients": CAPTION}).items()
+        for name, (alt, caption) in texts.captions(task).items()
     }
     text = page.render(
         archive=archive,
