@@ -8,7 +8,16 @@ from pathlib import Path
 from helpers.warm_python import python
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("Snakefile", "workflow", "profiles", "configs", "src", "data/manifests", "params.yaml")
+PARTS = (
+    "Snakefile",
+    "workflow",
+    "profiles",
+    "configs",
+    "src",
+    "data/manifests",
+    "params.yaml",
+    "requirements.lock",
+)
 
 
 def copy_project(folder: Path) -> Path:

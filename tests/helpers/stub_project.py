@@ -12,7 +12,16 @@ import yaml
 
 from helpers.project_copy import ROOT, run
 
-COPIED = ("Snakefile", "workflow", "profiles", "src", "dvc.yaml", ".dvcignore", ".gitignore")
+COPIED = (
+    "Snakefile",
+    "workflow",
+    "profiles",
+    "src",
+    "requirements.lock",
+    "dvc.yaml",
+    ".dvcignore",
+    ".gitignore",
+)
 
 SMALL = {
     "train.seeds": [1, 2],

@@ -33,7 +33,7 @@ def stages() -> dict[str, dict]:
     for name in ("scenario", "assignment", "seed"):
         text = text.replace(f"${{partition.{name}}}", str(getattr(params.partition, name)))
     found = yaml.safe_load(text)["stages"]
-    assert found.pop("start")["deps"] == ["params.yaml", "src/mmfl"]
+    assert found.pop("start")["deps"] == ["params.yaml", "requirements.lock", "src/mmfl"]
     return {name: stage["do"] for name, stage in found.items()}
 
 
