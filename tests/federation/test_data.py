@@ -40,6 +40,16 @@ def test_locations_are_those_of_the_partition(patches):
         assert data.pairs[data.splits[split]].tolist() == expected.tolist()
 
 
+def test_clients_train_on_their_groups_training_locations_and_no_others(patches):
+    data = data_of(patches)
+    assert [c.id for c in data.clients] == ["a-s1", "a-s2", "b-s1", "b-s2"]
+    for client in data.clients:
+        (q,) = client.modalities
+        table = patches[1][patches[1][q].notna() & (patches[1]["split"] == "train")]
+        expected = table["pair"][table["country"] == client.group.upper()]
+        assert data.pairs[client.train[q]].tolist() == sorted(expected)
+
+
 def test_what_the_archive_holds_is_present_also_where_no_client_holds_it(patches):
     """Group A has s1 alone, B s2 alone: the test bench may see both of either."""
     data = data_of(patches, "alternate")
