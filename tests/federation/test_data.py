@@ -139,6 +139,14 @@ def test_published_statistics_are_those_of_the_bands_in_their_order(patches):
         assert found["all"][1].tolist() == [bands[name].std for name in names]
 
 
+@pytest.mark.parametrize("lacking", ["mean", "std"])
+def test_half_of_what_would_be_published_is_none(patches, lacking):
+    data = data_of(patches)
+    data.stores["s1"].bands = [band | {lacking: None} for band in data.stores["s1"].bands]
+    with pytest.raises(UserError, match="none is published for s1 VV; use global or client"):
+        data.statistics("archive")
+
+
 def test_shards_of_samples_are_those_of_the_first_modality_that_the_client_has(patches):
     """Samples of both modalities count for s1, those of s2 alone for s2."""
     data = data_of(patches, "both")
