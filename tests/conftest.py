@@ -14,8 +14,13 @@ from helpers.patch_store import make_store
 from helpers.tile_store import make_tiles
 from mmfl import intact
 
-# Minutes each, so they begin first; `make test` gives whole files to processes in this order.
-LONGEST = ("test_slurm.py", "test_pipeline.py", "test_dvc.py", "test_after_pull.py")
+# The longest files begin first: `make test` gives whole files to processes in this order.
+LONGEST = (
+    "test_slurm.py", "test_verify.py", "test_dvc.py", "test_pipeline.py", "test_algorithms.py",
+    "test_after_pull.py", "test_streaming.py", "test_report.py", "test_report_diverged.py",
+    "test_environments.py", "test_real_archives.py", "test_conformance.py", "test_failures.py",
+    "test_train.py", "test_pixel_pipeline.py", "test_bigearthnet_v1.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -57,6 +57,8 @@ def test_by_hand():
     found = client_table(both, ("s1", "s2")).set_index("client")
     assert found.loc["austria-s1-s2", "modalities"] == "s1+s2"
     assert (found["partners"] == 0).all() and found.loc["austria-s1-s2", "train"] == 2
+    both["clients"] = dict(reversed(both["clients"].items()))
+    assert client_table(both, ("s1", "s2"))["client"].tolist() == sorted(both["clients"])
 
 
 @pytest.mark.parametrize("scenario", ["country-season", "tile"])

@@ -1,5 +1,7 @@
 """The interval over tiles against scikit-learn's scores and against the normal approximation."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -57,3 +59,27 @@ def test_seeds_are_scored_on_the_same_tiles():
 def test_nothing_to_draw_from():
     assert np.isnan(bootstrap(np.zeros((2, 0, 3, 3), int))).all()
     assert np.isnan(bootstrap(np.zeros((2, 5, 3, 3), int))).all()
+
+
+def test_the_ends_are_quantiles_of_drawn_tiles_counted_one_by_one():
+    """By NumPy's generator, seeded as `randomness` says; a draw of empty tiles has no score."""
+    confusions = np.stack([tiles(3, seed) for seed in (0, 1)])
+    confusions[:, 1:] = 0  # so that a draw may hold nothing
+    digest = hashlib.sha256(b"0/bootstrap/tiles").digest()[:16]
+    source = np.random.default_rng(int.from_bytes(digest, "big"))
+    found = []
+    for _ in range(60):
+        drawn = source.integers(3, size=3)
+        found.append(np.mean([mean_iou(sum(seed[i] for i in drawn)) for seed in confusions]))
+    known = np.array(found)[~np.isnan(found)]
+    assert 0 < len(known) < 60
+    expected = np.quantile(known, (0.1, 0.9))
+    assert bootstrap(confusions, draws=60, level=0.8) == pytest.approx(expected, abs=1e-12)
+    whole = np.stack([tiles(5, seed) for seed in (0, 1)])
+    source = np.random.default_rng(int.from_bytes(digest, "big"))
+    found = []
+    for _ in range(60):
+        drawn = source.integers(5, size=5)
+        found.append(np.mean([mean_iou(sum(seed[i] for i in drawn)) for seed in whole]))
+    expected = np.quantile(found, (0.025, 0.975))
+    assert bootstrap(whole, draws=60) == pytest.approx(expected, abs=1e-12)

@@ -70,6 +70,8 @@ def test_classes_without_positives_are_left_out_and_counted(drawn):
     for key in ("ap_macro", "f1_macro", "f1_weighted"):
         assert found[key] == pytest.approx(rest[key])
     assert found["f1_micro"] < rest["f1_micro"]  # its false alarms still count in the micro mean
+    expected = average_precision_score(labels, probabilities, average="micro")
+    assert found["ap_micro"] == pytest.approx(expected) != pytest.approx(rest["ap_micro"])
 
 
 def test_one_class_alone_and_none():

@@ -15,7 +15,7 @@ from mmfl.evaluation.protocol import (
     union_rows,
     validation_score,
 )
-from mmfl.facts.tasks import TASKS
+from mmfl.facts.tasks import TASKS, Task
 from mmfl.models.ensemble import Expert
 
 NAN = float("nan")
@@ -37,7 +37,7 @@ class Known:
         default_factory=lambda: {q: np.array(rows, bool) for q, rows in PRESENT.items()}
     )
     class_names = ("water", "trees", "built")
-    task = TASKS["multilabel"]
+    task: Task = TASKS["multilabel"]
 
     def ask(self, ensemble, locations, masks):
         found = []
@@ -82,6 +82,7 @@ def value(rows, metric="ap_macro", **wanted):
     return row["value"]
 
 
+LOCAL = [(expert(2.0, name="a"),), (expert(6.0, ("s1",), "b"),)]
 WHOLE = np.array([9, 4, 0])
 FULL = WHOLE.mean() + 2 * 101
 
@@ -127,7 +128,7 @@ def test_another_policy_has_neither_curves_nor_classes_nor_validation():
 def test_one_modality_has_no_curve():
     bench = Known(present={"s1": np.ones(10, bool)})
     rows, _ = union_rows(
-        bench, [(expert(modalities=("s1",)),)], "x", TEST, VALIDATION, [50], detailed=True
+        bench, [(expert(modalities=("s1",)),)], "x", TEST, VALIDATION, [0, 50], detailed=True
     )
     assert {row["kind"] for row in rows} == {"subset", "class", "validation"}
 
@@ -141,9 +142,9 @@ def test_without_a_complete_location_classes_are_those_of_the_others():
     found = value(rows, "ap", kind="class", **{"class": "water"})
     assert found == pytest.approx(np.mean([2 + 200, 3 + 2]))
     assert answer[:, 0].tolist() == [202, 5]
-
-
-LOCAL = [(expert(2.0, name="a"),), (expert(6.0, ("s1",), "b"),)]
+    rows, _ = union_rows(Known(), LOCAL, "x", test, VALIDATION[:0], [], detailed=True)
+    counted = {(row["models"], row["models_asked"]) for row in rows if row["kind"] == "class"}
+    assert counted == {(1, 2)}  # the second sees nothing of location 3
 
 
 def test_several_models_have_the_mean_of_those_that_answer_each_with_its_own_cut():
@@ -181,9 +182,10 @@ def test_thresholds_that_diverged_leave_no_value_either():
     assert rows and all(row["state"] == "diverged" for row in rows)
 
 
-def test_validation_scores():
+@pytest.mark.parametrize("task", list(TASKS))
+def test_validation_scores(task):
     """The first score, at 0.5, over what is seen; the mean over models; all modalities held."""
-    bench = Known()
+    bench = Known(task=TASKS[task])
     place = sorted(bench.task.metrics).index(bench.task.first)
     expected = np.mean([7 + 2, 6 + 202, 1 + 202]) + 0.5 + place
     assert validation_score(bench, [(expert(),)], VALIDATION) == pytest.approx(expected)
@@ -199,9 +201,9 @@ def test_validation_scores():
     class Empty(Known):
         def score(self, locations, answer, cut):
             known = len(locations) == 3
-            return super().score(locations, answer, cut) if known else {"ap_macro": NAN}
+            return super().score(locations, answer, cut) if known else {self.task.first: NAN}
 
-    assert validation_score(Empty(), LOCAL, VALIDATION) == pytest.approx(expected)
+    assert validation_score(Empty(task=bench.task), LOCAL, VALIDATION) == pytest.approx(expected)
     assert validation_score(Empty(), LOCAL[1:], VALIDATION) is None
 
 

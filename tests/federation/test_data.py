@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from helpers.patch_store import make_store
+from mmfl.archives import get
 from mmfl.clients.manifest import build
 from mmfl.errors import UserError
 from mmfl.federation.data import Data, Normaliser
+from mmfl.patches.normalisation import moments
 
 BANDS = {"s1": ["VV", "VH"], "s2": ["B02", "B11"]}
 SIZE = 16
@@ -38,6 +40,16 @@ def test_locations_are_those_of_the_partition(patches):
     for split in ("train", "validation", "test"):
         expected = table["pair"][table["split"] == split]
         assert data.pairs[data.splits[split]].tolist() == expected.tolist()
+
+
+def test_clients_train_on_their_groups_training_locations_and_no_others(patches):
+    data = data_of(patches)
+    assert [c.id for c in data.clients] == ["a-s1", "a-s2", "b-s1", "b-s2"]
+    for client in data.clients:
+        (q,) = client.modalities
+        table = patches[1][patches[1][q].notna() & (patches[1]["split"] == "train")]
+        expected = table["pair"][table["country"] == client.group.upper()]
+        assert data.pairs[client.train[q]].tolist() == sorted(expected)
 
 
 def test_what_the_archive_holds_is_present_also_where_no_client_holds_it(patches):
@@ -85,6 +97,54 @@ def test_statistics_count_every_training_image_however_many_at_a_time(
             x = data.batch(q, rows).double().numpy()
             np.testing.assert_allclose(found[q][name][0], x.mean((0, 2, 3)), rtol=1e-9)
             np.testing.assert_allclose(found[q][name][1], x.std((0, 2, 3)), rtol=1e-9)
+
+
+def test_sums_are_about_the_published_means(patches, monkeypatch):
+    """A sum of squares about 0 would lose the digits of a small deviation."""
+    given = []
+
+    def noted(images, origin):
+        given.append(origin.tolist())
+        return moments(images, origin)
+
+    monkeypatch.setattr("mmfl.federation.data.moments", noted)
+    data_of(patches).statistics("global")
+    published = {
+        band.name: band.mean for q in BANDS for band in get("bigearthnet-v2").modalities[q].bands
+    }
+    assert given == [[published[name] for name in BANDS[q]] for q in BANDS for _ in "ab"]
+    assert all(value for values in given for value in values)
+
+
+def test_a_band_of_nothing_but_gaps_is_refused_beside_one_with_pixels(patches):
+    data = data_of(patches)
+    batch = data.batch
+
+    def gapped(q, samples, *rest):
+        x = batch(q, samples, *rest)
+        x[:, 1] = torch.nan
+        return x
+
+    data.batch = gapped
+    with pytest.raises(UserError, match=r"train\.bands\.s1: VH: found nothing but gaps"):
+        data.statistics("global")
+
+
+def test_published_statistics_are_those_of_the_bands_in_their_order(patches):
+    for q, names in BANDS.items():
+        bands = {b.name: b for b in get("bigearthnet-v2").modalities[q].bands}
+        found = data_of(patches).statistics("archive")[q]
+        assert list(found) == ["all"]
+        assert found["all"][0].tolist() == [bands[name].mean for name in names]
+        assert found["all"][1].tolist() == [bands[name].std for name in names]
+
+
+@pytest.mark.parametrize("lacking", ["mean", "std"])
+def test_half_of_what_would_be_published_is_none(patches, lacking):
+    data = data_of(patches)
+    data.stores["s1"].bands = [band | {lacking: None} for band in data.stores["s1"].bands]
+    with pytest.raises(UserError, match="none is published for s1 VV; use global or client"):
+        data.statistics("archive")
 
 
 def test_shards_of_samples_are_those_of_the_first_modality_that_the_client_has(patches):

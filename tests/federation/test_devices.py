@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from helpers.warm_python import kill, python
 from mmfl.errors import UserError
 from mmfl.federation import devices as module
 from mmfl.federation.devices import claim, devices
@@ -35,7 +35,7 @@ def test_jobs_never_overlap_on_a_device(tmp_path: Path) -> None:
     records = [tmp_path / str(i) for i in range(len(counts))]
     env = os.environ | {"PYTHONPATH": str(SOURCE)}
     jobs = [
-        subprocess.Popen([sys.executable, "-c", JOB, str(count), str(tmp_path / "locks"), record],
+        subprocess.Popen([python(), "-c", JOB, str(count), str(tmp_path / "locks"), record],
                          env=env)
         for count, record in zip(counts, records, strict=True)
     ]  # fmt: skip
@@ -51,13 +51,12 @@ def test_jobs_never_overlap_on_a_device(tmp_path: Path) -> None:
 def test_a_killed_job_frees_its_device(tmp_path: Path) -> None:
     code = JOB.replace("time.sleep(0.3)", "record.touch(); time.sleep(6000)")
     env = os.environ | {"PYTHONPATH": str(SOURCE)}
-    command = [sys.executable, "-c", code, "3", str(tmp_path / "locks"), str(tmp_path / "held")]
+    command = [python(), "-c", code, "3", str(tmp_path / "locks"), str(tmp_path / "held")]
     job = subprocess.Popen(command, env=env)
     while not (tmp_path / "held").exists():
         assert job.poll() is None
         time.sleep(0.05)
-    job.kill()
-    job.wait()
+    kill(job)
     with claim(["a", "b", "c"], 3, tmp_path / "locks") as chosen:
         assert chosen == [0, 1, 2]
 

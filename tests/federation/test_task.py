@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from helpers import small_federation, small_tile_federation
+from mmfl.errors import UserError
 from mmfl.facts.tasks import IGNORED
 from mmfl.federation.task import (
     accompanied,
@@ -106,6 +107,15 @@ def test_lone_images_get_company_only_where_a_network_ends_in_one_pixel(
     ]
     found = [rows.tolist() for *_, rows in fed.task.plan(client, 0, None)]
     assert orders[0] != orders[1] and found == orders[not pairs]
+
+
+def test_networks_are_compiled_where_it_is_asked_for(store, tmp_path, monkeypatch):
+    """Without a compiler that is refused, and nothing else is."""
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("mmfl.models.compiled.shutil.which", lambda name: None)
+    federation(store, tmp_path)
+    with pytest.raises(UserError, match=r"train\.compile: found no C\+\+ compiler"):
+        federation(store, tmp_path, **{"train.compile": True})
 
 
 def test_company_may_need_company():

@@ -393,3 +393,14 @@ def test_a_tile_without_its_mask_pixels_is_found_before_training(tmp_path):
         handle.write(b"\x07\x07\x07")
     with pytest.raises(UserError, match=path.name):
         tile_data((folder, table), ("s1",))
+
+
+def test_windows_of_tiles_that_are_narrower_than_they_are_long(tiles):
+    """16 x 33 pixels, windows of 24: mirrored on one side, cut on the other."""
+    data = tile_data(tiles, ("s1",), size=24)
+    narrow = [i for i in held(data, "s1").tolist() if data.shape(i) == (16, 33)]
+    for location in narrow:
+        x = data.batch("s1", data.samples(np.array([location])))
+        tile = np.pad(data.tile("s1", location).numpy(), ((0, 0), (0, 8), (0, 0)), mode="reflect")
+        assert same(x, np.stack([tile[:, :, :24], tile[:, :, 9:]]))
+    assert narrow

@@ -60,6 +60,9 @@ CONTRADICTED = {
         "bands",
         {"baseline": "05.09", "stated": {"raster:bands": [{"scale": 1e-4, "offset": -1000}]}},
     ),
+    "a positive offset": (
+        "bands", {"shift": 0, "stated": {"raster:bands": [{"scale": 1e-4, "offset": 0.1}]}},
+    ),
     "scale 1": ("bands", {"stated": {"raster:bands": [{"scale": 1, "offset": 0}]}}),
     "scale 1e-8": ("bands", {"stated": {"raster:bands": [{"scale": 1e-8, "offset": 0}]}}),
 }  # fmt: skip
@@ -179,6 +182,18 @@ def test_doubtful_values_are_logged(stac: Site, caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.WARNING):
         fetched(stac)
     assert "1 of 2 images: doubtful values" in caplog.text
+
+
+@pytest.mark.parametrize("shift", [0, 1000])
+def test_an_offset_that_one_band_alone_states(stac: Site, shift: int) -> None:
+    """The other band is 1000 too high, or this one too low: the pixels tell, or it is not used."""
+    item = stac.s2(baseline="05.09", shift=shift, stated=ZERO)
+    item["assets"]["B02"] |= MINUS
+    outcome, reason, right = truth(stac, catalogue={"offset": "bands"})
+    if shift:
+        assert outcome == "doubtful values" and "below 0.1" in reason
+    else:
+        assert (outcome, right) == ("ok", True) and "nothing is taken off" in reason
 
 
 def test_a_dark_lake_is_no_contradiction() -> None:

@@ -37,10 +37,12 @@ def environment() -> dict[str, str]:
     return clean | {"PATH": f"{Path(python()).parent}:{clean['PATH']}"}
 
 
-def run(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run `python WORDS` in a folder; both streams come together."""
+def run(
+    folder: Path, *words: str, interpreter: str = "", **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `python WORDS` in a folder, by a fork or another one; both streams come together."""
     return subprocess.run(
-        [python(), *words],
+        [interpreter or python(), *words],
         cwd=folder,
         env=environment() | env,
         text=True,

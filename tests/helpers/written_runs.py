@@ -65,10 +65,16 @@ def write_runs(
     seeds: tuple[int, ...] = (1, 2, 3),
     task: str = "multilabel",
     clients: str = "region-duplicate-p0",
+    methods: tuple[str, ...] = (),
 ) -> list[dict[str, Any]]:
-    """Write scores/, runs/ and measured/ of all methods; return them as the step wants them."""
+    """Write scores/, runs/ and measured/; return them as the step wants them.
+
+    `methods`: these with their defaults; else all, and their variants.
+    """
     found = []
     for method, variant, label, level in METHODS:
+        if methods and (variant != "default" or method not in methods):
+            continue
         for seed in seeds:
             named: dict[str, Any] = {
                 "archive": TASKS[task][0], "clients": clients,

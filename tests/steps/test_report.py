@@ -1,3 +1,4 @@
+import gc
 import json
 import re
 from html.parser import HTMLParser
@@ -13,6 +14,9 @@ from helpers.written_runs import CLASSES, COVERS, TILES, seal_runs, write_partit
 from mmfl.errors import UserError
 from mmfl.evaluation.bootstrap import mean_iou
 from mmfl.facts.tasks import TASKS
+from mmfl.fetch.stac.listing import SCENES, table
+from mmfl.files import write_json, write_text
+from mmfl.intact import digests
 from mmfl.params import load
 from mmfl.patches.faults import COLUMNS
 from mmfl.patches.labels import write_store
@@ -250,6 +254,19 @@ def test_patches_left_out_are_shown(made, tmp_path):
     assert "skipped" not in text
 
 
+def test_images_that_contradict_their_item_are_shown(made, tmp_path):
+    """With every outcome that leaves a tile without an image, and how many there are of each."""
+    said = "baseline 05.09, but 3.1% of B02 would be below zero"
+    rows = [(f"dw_{i}", "s2", "ok", said if i < 3 else np.nan) for i in range(30)]
+    rows += [(f"dw_{i}", "s1", "doubtful values" if i < 25 else "ok", np.nan) for i in range(30)]
+    frame = pd.DataFrame(rows, columns=["tile", "modality", "outcome", "reason"])
+    text = write_page(made, tmp_path / "a.html", scenes=frame)
+    assert 'id="scenes"' in text and said in text and "dw_16" in text and "dw_17" not in text
+    assert "Of 60 images searched: 25 of S1 doubtful values; 3 of S2 ok, against a state" in text
+    for none in (frame[28:30], frame[:0]):
+        assert "scenes" not in write_page(made, tmp_path / "b.html", scenes=none)
+
+
 def scores_of(made: dict, method: str) -> pd.DataFrame:
     frames = [
         pd.read_csv(run["scores"] / "scores.csv")
@@ -354,6 +371,9 @@ def test_pages_of_one_parameter_file_link_to_one_another(tmp_path, monkeypatch):
         labels.mkdir(parents=True)
         (labels / "skipped.csv").write_text(",".join(COLUMNS) + "\n")
         write_store(labels.parent, archive)
+        raw = Path("data/raw", archive)
+        write_text(raw / SCENES, table([]))
+        write_json(raw / "root.json", {"files": digests(raw, [SCENES])})
         params = load(Path("params.yaml")).of(archive)
         report.run(params, archive)
         pages.run(params, archive, Path("params.yaml"))
@@ -367,8 +387,11 @@ def test_pages_of_one_parameter_file_link_to_one_another(tmp_path, monkeypatch):
         pages.run(params, archive, Path("params.yaml"))
 
 
-def test_p_values_are_paired_by_seed_and_corrected_within_their_question(made, tmp_path):
+def test_p_values_are_paired_by_seed_and_corrected_within_their_question(
+    made, tmp_path, monkeypatch
+):
     """scipy's paired test, seeds in any order; statsmodels' Holm over the methods of a question."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # statsmodels asks for it at every call
     runs = list(made["runs"])
     mixed = [runs[i] for i in np.random.default_rng(0).permutation(len(runs))]
     order = {key(run): None for run in runs}
@@ -385,7 +408,7 @@ def test_p_values_are_paired_by_seed_and_corrected_within_their_question(made, t
             own = own[own[column].isna() if pd.isna(value) else own[column] == value]
         values = own.pivot(index="seed", columns="run", values="value")
         others = [run for run in order if run != "mf"]
-        ps = [stats.ttest_rel(values[run], values["mf"]).pvalue for run in others]
+        ps = stats.ttest_rel(values[others], values[["mf"]]).pvalue
         part = part.set_index("run").loc[others]
         assert part["p"].to_numpy() == pytest.approx(np.array(ps), rel=1e-6, abs=1e-12)
         expected = multipletests(ps, method="holm")[1]

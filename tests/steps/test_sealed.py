@@ -19,7 +19,7 @@ METHODS = ("prior", "mf")
 
 @pytest.fixture
 def runs(tmp_path) -> list[dict]:
-    return [run for run in write_runs(tmp_path, (1, 2)) if key(run) in METHODS]
+    return write_runs(tmp_path, (1, 2), methods=METHODS)
 
 
 def tables(runs: list[dict]) -> Path:

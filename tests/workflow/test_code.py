@@ -83,7 +83,7 @@ def test_digest_changes_with_the_files_in_use(source: Path, name: str, changes: 
     code.digest.cache_clear()
     (source / "mmfl" / name).write_text("edited = 1\n")
     code.modules.cache_clear()
-    code._content.cache_clear()
+    code._read.cache_clear()
     assert (code.digest("train", (), source) != before) is changes
 
 

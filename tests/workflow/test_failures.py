@@ -28,10 +28,10 @@ evaluate: {rates: [0, 100]}
 """
 
 
-def start(project: Project, **env: str) -> subprocess.Popen[str]:
+def start(project: Project, interpreter: str = sys.executable, **env: str) -> subprocess.Popen[str]:
     """A Snakemake run in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "snakemake", "--cores", "1"],
+        [interpreter, "-m", "snakemake", "--cores", "1"],
         cwd=project.folder, env=os.environ | env, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -89,7 +89,7 @@ def test_two_users_in_one_copy(stub: Project) -> None:
 
 
 def test_a_dry_run_beside_a_run_may_look(stub: Project) -> None:
-    first = start(stub, STUB_WAITS="go on")
+    first = start(stub, python(), STUB_WAITS="go on")
     wait_for(stub.folder / "calls.txt", first)
     assert stub.run("snakemake", "--dry-run").returncode == 0
     (stub.folder / "go on").touch()

@@ -65,6 +65,7 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.write_text("content")
     (tmp_path / "raw").mkdir()
     raw = tmp_path / f"data/raw/{ARCHIVE}"
+    (raw / "files.csv").write_text("name,bytes,sha256\n")
     listed = digests(raw, ("files.csv", "scenes.csv"))
     write_json(raw / "root.json", {"root": "raw", "files": listed})
     write_store(tmp_path / "data/patches" / ARCHIVE, ARCHIVE)

@@ -78,11 +78,6 @@ class TileData(Data):
             if size <= LIMIT:
                 self._kept |= {(q, i): self.tile(q, i) for i in rows}
 
-    def place(self, sample: int) -> tuple[str, int, int]:
-        """Tile, top and left of a window."""
-        top, left = self._corner[sample].tolist()
-        return str(self.pairs[self._tile[sample]]), top, left
-
     def shape(self, location: int) -> tuple[int, int]:
         """(H, W) of a tile."""
         return self.masks.shape(self._mask_row[location])

@@ -77,7 +77,7 @@ def digest(step: str, chosen: tuple[str, ...] = (), source: Path = SOURCE) -> st
     """
     total = hashlib.sha256("\n".join(packages(step, chosen, source)).encode())
     for name in modules(step, chosen, source):
-        total.update(f"{name}\0{_content(source / name)}\n".encode())
+        total.update(f"{name}\0{_read(source / name)[0]}\n".encode())
     return total.hexdigest()[:16]
 
 
@@ -99,23 +99,27 @@ def _locked(source: Path) -> tuple[str, ...]:
 def _roots(file: Path) -> frozenset[str]:
     """First parts of the names that a file imports from anywhere."""
     found: set[str] = set()
-    for node in _statements(_tree(file.read_text(encoding="utf-8"))):
+    for node in _read(file)[1]:
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
+        elif not node.level:
             found.add((node.module or "").partition(".")[0])
     return frozenset(found)
 
 
 @cache
-def _content(file: Path) -> str:
-    data = file.read_bytes()
+def _read(file: Path) -> tuple[str, list[ast.Import | ast.ImportFrom]]:
+    """SHA-256 of what counts in a file, and its imports."""
+    data, imports = file.read_bytes(), []
     if file.suffix == ".py":
-        data = statements(data.decode("utf-8")).encode("utf-8")
-    return hashlib.sha256(data).hexdigest()
+        text = data.decode("utf-8")
+        tree = ast.parse(text)  # not kept: the collector would go through all trees again and again
+        data = statements(text, tree).encode("utf-8")
+        imports = [n for n in _statements(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    return hashlib.sha256(data).hexdigest(), imports
 
 
-def statements(text: str) -> str:
+def statements(text: str, tree: ast.Module | None = None) -> str:
     """The lines of a module without comments, docstrings, blank lines and spaces at their ends.
 
     What is left does not depend on the version of Python that reads it, unlike a dumped syntax
@@ -131,7 +135,7 @@ def statements(text: str) -> str:
             cut[number] = [(found.start() - starts[number - 1], len(lines[number - 1]))]
         elif "\n" in found[0]:
             kept |= set(range(number, number + found[0].count("\n")))
-    for node in _statements(_tree(text)):
+    for node in _statements(tree or ast.parse(text)):
         if not isinstance(node, DOCUMENTED) or not ast.get_docstring(node, clean=False):
             continue
         held = node.body[0]
@@ -152,11 +156,6 @@ def statements(text: str) -> str:
         if line.strip():
             left.append(line.rstrip())
     return "\n".join(left)
-
-
-@cache
-def _tree(text: str) -> ast.Module:
-    return ast.parse(text)  # of a module twice: for its imports, and for its digest
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:
@@ -194,10 +193,10 @@ def _imports(name: str, file: Path) -> tuple[str, ...]:
     """Names below `mmfl` that a file imports; names that are no module are dropped later."""
     found: list[str] = []
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    for node in _statements(_tree(file.read_text(encoding="utf-8"))):
+    for node in _read(file)[1]:
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = node.module or ""
             if node.level:
                 parts = package.split(".")

@@ -71,9 +71,10 @@ READS: dict[str, tuple[str, ...]] = {  # step -> steps whose outputs it reads; o
     "evaluate": ("split", "partition", "train"),
     "tune": ("train",),
     "report": ("partition", "train", "evaluate"),
-    "page": ("split", "partition", "train", "evaluate", "report"),
+    "page": ("download", "split", "partition", "train", "evaluate", "report"),
 }
 READ_OF = {  # where it is not all of a step's files: what they end in
+    ("page", "download"): ("root.json", "scenes.csv"),
     ("partition", "split"): (".parquet", ".json"),
     ("train", "partition"): (".parquet",),
     ("evaluate", "partition"): (".parquet",),

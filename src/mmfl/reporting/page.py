@@ -199,6 +199,30 @@ def skipped_table(frame: pd.DataFrame, shown: int = 20) -> Table:
     return Table("skipped", "Patches left out", header, rows, note, [False] * len(rows))
 
 
+def scenes_table(frame: pd.DataFrame, shown: int = 20) -> Table:
+    """Images that are not there or contradict their item: modality, tile, outcome, why.
+
+    Empty where every image that was searched is there, or none was.
+    """
+    frame = frame.fillna({"reason": ""})
+    odd = frame[(frame["outcome"] != "ok") | (frame["reason"] != "")]
+    against = (odd["outcome"] == "ok").map({True: "ok, against a statement", False: ""})
+    odd = odd.assign(outcome=against.where(against != "", odd["outcome"]))
+    rows = [
+        [_modality(row["modality"]), str(row["tile"]), row["outcome"], row["reason"]]
+        for row in odd.head(shown).to_dict("records")
+    ]
+    kinds = odd["modality"].map(_modality) + " " + odd["outcome"]
+    told = [f"{count:,} of {kind}" for kind, count in kinds.value_counts().sort_index().items()]
+    note = [
+        f"Of {len(frame):,} images searched: {'; '.join(told)}. An image against a statement is "
+        "used: its pixels contradict what its item says of their offset. The first "
+        f"{len(rows)} are shown, all are in scenes.csv of the download (docs/imagery.md)."
+    ]
+    header = ["Modality", "Tile", "Outcome", "Reason"]
+    return Table("scenes", "Images searched", header, rows, note, [False] * len(rows))
+
+
 def _modality(name: str) -> str:
     return modality_names(name) if name else "every modality"
 

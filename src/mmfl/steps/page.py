@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mmfl.fetch.stac.listing import SCENES
 from mmfl.files import write_text
 from mmfl.inspection.gallery import load_gallery
 from mmfl.params import SIMULATED, Params, clients_name, load, runs
@@ -16,8 +17,10 @@ from mmfl.reporting import page, tables, texts
 from mmfl.reporting.gallery import Gallery
 from mmfl.reporting.gather import answered, key, read_measured, read_rounds, scores_of
 from mmfl.reporting.results import holders, laid_out, table_of
+from mmfl.sealed import Sealed
 from mmfl.steps.report import described_runs
 
+SHOWN = ["tile", "modality", "outcome", "reason"]  # of an image that was searched
 ATTENDED = ["seed", "round", "client", "state"]
 
 
@@ -51,6 +54,7 @@ def run(params: Params, archive: str, params_file: Path) -> None:
         partition=Path("data/clients", archive, clients),
         attended=read_rounds(own),
         skipped=read_skipped(patches / LABELS / SKIPPED),
+        scenes=Sealed(Path("data/raw", archive), "root.json", "download").table(SCENES),
         gallery=load_gallery(
             patches,
             params.report.gallery,
@@ -72,6 +76,7 @@ def write_page(
     others: list[str],
     partition: Path | None = None,
     skipped: pd.DataFrame | None = None,
+    scenes: pd.DataFrame | None = None,
     attended: pd.DataFrame | None = None,
     gallery: Gallery | None = None,
 ) -> None:
@@ -83,6 +88,7 @@ def write_page(
         partition: the manifest's path without its end, beside which summary and table lie.
         attended: seed, round, client, state of the baseline's runs.
         skipped: patches that the split left out, as `faults.read_skipped` returns them.
+        scenes: what became of each image that was searched, as `download` lists them.
         gallery: pictures of test locations with predictions.
     """
     laid = laid_out(results)
@@ -110,6 +116,7 @@ def write_page(
             pd.DataFrame(columns=ATTENDED) if attended is None else attended
         ),
         skipped=page.skipped_table(pd.DataFrame(columns=COLUMNS) if skipped is None else skipped),
+        scenes=page.scenes_table(pd.DataFrame(columns=SHOWN) if scenes is None else scenes),
         pictures=pictures,
         gallery=gallery.png() if gallery else "",
         gallery_caption=gallery.caption() if gallery else "",

@@ -93,9 +93,8 @@ def meaning(item: Item, asset: str, rule: str) -> Meaning:
         scale, offset, kind = stated[0], stated[1], "bands"
         words = f"{stated[2]}: scale {scale:g}, offset {offset:g}"
     others = [one for one in told if one.kind != kind and one.shifted != (offset < 0)]
-    return Meaning(
-        scale, offset, words, tuple(one.text for one in others), any(one.shifted for one in others)
-    )
+    may = offset > 0 or any(one.shifted for one in others)  # nobody's numbers are too low
+    return Meaning(scale, offset, words, tuple(one.text for one in others), may)
 
 
 def settle(item: Item, numbers: Mapping[str, Pixels], meanings: Mapping[str, Meaning]) -> Settled:
@@ -123,16 +122,17 @@ def settle(item: Item, numbers: Mapping[str, Pixels], meanings: Mapping[str, Mea
             raise Doubtful(f"{item['id']}: {rule}, but {seen}: it may be taken off already")
         offsets = dict.fromkeys(offsets, 0.0)
         note = f"{against[0]}, and {seen} by {rule}: nothing is taken off"
-    elif any(one.shifted for one in meanings.values()):
-        note = f"{against[0]}, but nothing falls below zero by {rule}" if against else ""
     else:
-        band, share = _worst({b: values < SHIFT for b, values in raw.items()})
-        if any(one.may for one in meanings.values()) and raw and share < DARK:
+        kept = {b: values + offsets[b] for b, values in raw.items() if not meanings[b].shifted}
+        band, share = _worst({b: values < SHIFT for b, values in kept.items()})
+        if any(meanings[b].may for b in kept) and share < DARK:
             raise Doubtful(
                 f"{item['id']}: {rule}, but no more than {share:.2%} of a band are below 0.1: the "
                 "offset of the baseline may not be taken off yet"
             )
-        note = f"{against[0]}, but {share:.1%} of {band} are below 0.1" if against else ""
+        note = f"nothing falls below zero by {rule}"
+        note = f"{share:.1%} of {band} are below 0.1" if kept else note
+        note = f"{against[0]}, but {note}" if against else ""
     _check_scale(item, rule, {b: values + offsets[b] for b, values in raw.items()})
     pixels = {b: reflectance(numbers[b], meanings[b].scale, offsets[b]) for b in numbers}
     return Settled(pixels, rule, note)
