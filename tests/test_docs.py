@@ -40,7 +40,8 @@ OWN = {  # files that the reader of a page is to write
     "data/manifests/ponds.yaml",
     "profiles/mine",
     "src/mmfl/archives/ponds.py",
-    "src/mmfl/models/plain.py",
+    "src/mmfl/clients/scenarios/half_year.py",
+    "src/mmfl/models/backbones/plain.py",
     "src/mmfl/strategies/fedyogi.py",
 }
 OWN_MODULES = {name.removeprefix("src/").removesuffix(".py").replace("/", ".") for name in OWN}
@@ -285,7 +286,7 @@ def test_what_a_page_names_is_there(page: Path, check: Callable[[str], list[str]
 BAD = """# A page
 See [gone](gone.md), [a heading](method.md#nowhere), [fine](method.md), `src/mmfl/nowhere.py` and
 `simulation/nothing.py`. `configs/<yours>.yaml` and `tests/cluster/` are fine, so is `MMFL_CACHE`,
-unlike `MMFL_CASH`, `mmfl.nowhere`, `mmfl.pipeline.jobs.inputs` and `train.learning_speed: 3`.
+unlike `MMFL_CASH`, `mmfl.nowhere`, `mmfl.pipeline.jobs.nothing` and `train.learning_speed: 3`.
 
     mmfl trane --archive simulated
     mmfl train --speed 3
@@ -306,7 +307,7 @@ def test_what_is_not_there_is_found() -> None:
         "mmfl trane", "mmfl train --speed", "make everything",
         "workflow/scripts/docs_tables.py --verify",
     ]  # fmt: skip
-    assert unknown_names(BAD) == ["MMFL_CASH", "mmfl.nowhere", "mmfl.pipeline.jobs.inputs"]
+    assert unknown_names(BAD) == ["MMFL_CASH", "mmfl.nowhere", "mmfl.pipeline.jobs.nothing"]
     assert unknown_parameters(BAD) == ["mim.wait", "train.learning_speed", "train.rouns"]
 
 
