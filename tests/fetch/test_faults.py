@@ -6,12 +6,13 @@ import errno
 import hashlib
 import os
 import subprocess
-import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from helpers.warm_python import kill, python
 from mmfl.errors import UserError
 from mmfl.fetch.files import fetch
 from mmfl.fetch.transfer import progress_bar
@@ -141,12 +142,14 @@ def project(folder: Path, site, count: int = 1) -> dict[str, str]:
     return {**os.environ, "MMFL_CACHE": str(folder / "cache")}
 
 
-COMMAND = [sys.executable, "-m", "mmfl.cli", "download", "--archive", "bigearthnet-v2"]
+COMMAND = ["-m", "mmfl.cli", "download", "--archive", "bigearthnet-v2"]
 
 
 def test_the_command_on_a_read_only_place(site, tmp_path: Path) -> None:
     env = project(tmp_path, site) | {"MMFL_CACHE": "/sys/mmfl"}
-    done = subprocess.run(COMMAND, cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [python(), *COMMAND], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("mmfl: /sys/mmfl") and not (tmp_path / "data/raw").exists()
 
@@ -156,7 +159,7 @@ def test_bounded_parallelism(site, tmp_path: Path, parallel: int) -> None:
     """Never more than so many answers at a time, as many as that, and the same table."""
     env = project(tmp_path, site, 8)
     site.together = parallel
-    command = [*COMMAND, "--parallel", str(parallel)]
+    command = [python(), *COMMAND, "--parallel", str(parallel)]
     subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
     assert site.most == parallel
     table = (tmp_path / "data/raw/bigearthnet-v2/files.csv").read_text().splitlines()
@@ -166,13 +169,15 @@ def test_bounded_parallelism(site, tmp_path: Path, parallel: int) -> None:
 def test_one_fault_ends_the_others_which_resume(site, tmp_path: Path) -> None:
     env = project(tmp_path, site, 3)
     site.slow, site.statuses = 0.05, [200, 404, 200]
-    done = subprocess.run(COMMAND, cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [python(), *COMMAND], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 2 and "HTTP 404" in done.stderr.splitlines()[-1]
     assert not list(tmp_path.glob("cache/*/*/archive.bin"))
     parts = [path.stat().st_size for path in tmp_path.glob("cache/*/*/*.part")]
     assert all(size < len(site.body) for size in parts)
     site.slow, asked = 0.0, len(site.asked)
-    subprocess.run(COMMAND, cwd=tmp_path, env=env, check=True, capture_output=True)
+    subprocess.run([python(), *COMMAND], cwd=tmp_path, env=env, check=True, capture_output=True)
     resumed = sum("Range" in headers for headers in site.asked[asked:])
     assert resumed == sum(size > 0 for size in parts)
 
@@ -190,19 +195,20 @@ def test_killed_at_many_moments(site, tmp_path: Path) -> None:
     env = project(tmp_path, site, 3)
     site.slow = 0.01
     for least in (1, 500_000, 2_000_000, 4_000_000, 6_000_000, 8_500_000):
-        child = subprocess.Popen(COMMAND, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            [python(), *COMMAND], cwd=tmp_path, env=env, stderr=subprocess.DEVNULL
+        )
         cache = tmp_path / "cache"
         while (
             child.poll() is None
             and sum(path.stat().st_size for path in cache.glob("*/*/archive.bin*")) < least
         ):
-            pass
-        child.kill()
-        child.wait()
+            time.sleep(0.001)
+        kill(child)
         for path in cache.glob("*/*/archive.bin"):
             assert path.read_bytes() == site.body
     site.slow = 0.0
-    subprocess.run(COMMAND, cwd=tmp_path, env=env, check=True, capture_output=True)
+    subprocess.run([python(), *COMMAND], cwd=tmp_path, env=env, check=True, capture_output=True)
     found = sorted((tmp_path / "cache").glob("*/*/archive.bin"))
     assert len(found) == 3 and all(path.read_bytes() == site.body for path in found)
     left = {path.name for path in (tmp_path / "cache").glob("*/*/*")}

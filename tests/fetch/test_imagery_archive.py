@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import yaml
 from rasterio.warp import transform_geom
 
 from helpers.stac_server import Fault, Site
+from helpers.warm_python import python
 from mmfl.archives import get
 from mmfl.archives.dynamicworld.table import XLSX
 from mmfl.archives.simulation.simulated_tiles import EXPERTS, IMAGERY, VALIDATION, generate
@@ -81,7 +81,7 @@ def write_bands(site: Site, path: Path, q: str, bands: tuple[str, ...], item: di
 
 def command(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mmfl.cli", "download", "--archive", NAME],
+        [python(), "-m", "mmfl.cli", "download", "--archive", NAME],
         cwd=folder, env={**os.environ, "MMFL_CACHE": str(folder / "cache")},
         capture_output=True, text=True,
     )  # fmt: skip

@@ -14,6 +14,7 @@ import yaml
 
 from helpers.imagery import B02, choice, read
 from helpers.stac_server import Fault, Site, tiles
+from mmfl.archives import recorded
 from mmfl.errors import UserError
 from mmfl.facts.bands import IMAGERY as BANDS
 from mmfl.fetch.stac.listing import COLUMNS
@@ -47,6 +48,7 @@ def site(stac: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(manifest))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(download, "get", lambda *_: Labels())
+    monkeypatch.setattr(recorded, "get", lambda *_: Labels())
     return stac
 
 

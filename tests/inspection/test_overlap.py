@@ -139,3 +139,15 @@ def test_the_search_ends(monkeypatch):
     grids = {f"a{i}": tile("EPSG:32633", 15, 48, i) for i in range(40)}
     splits = {name: ("train", "test")[k % 2] for k, name in enumerate(grids)}
     assert len(pairs(grids, splits)) == 5
+
+
+@pytest.mark.parametrize("other", ["EPSG:32633", "EPSG:32632"])
+def test_a_small_tile_within_one_pixel_of_a_large_one(other):
+    """In one system and in two; beside the large one it shares nothing."""
+    large = tile("EPSG:32633", 15.0, 48.0, side=8, pixel=5000.0)
+    inside = tile(other, 15.2, 47.8, side=8, pixel=10.0)
+    beside = tile(other, 14.9, 47.8, side=8, pixel=10.0)
+    assert covered(inside, large) == 1 and covered(beside, large) == 0
+    grids = {"large": large, "inside": inside, "beside": beside}
+    splits = {"large": "train", "inside": "test", "beside": "test"}
+    assert pairs(grids, splits) == {frozenset(("large", "inside"))}

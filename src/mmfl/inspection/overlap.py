@@ -189,7 +189,7 @@ def _share(feet: Footprints, pairs: np.ndarray) -> np.ndarray:
     b = b + np.stack([turns, np.zeros_like(turns)], axis=-1)[:, None]
     sides = np.stack([_longer(a), _longer(b)], axis=1)
     depth = _depth(a, b)
-    found = depth > 0.5 * (sides / feet.pixels[pairs]).max(axis=1, initial=0)
+    found = depth > _half_pixel(sides, feet.pixels[pairs])
     apart = (feet.system[pairs[:, 0]] != feet.system[pairs[:, 1]]) | (depth < -sides.sum(axis=1))
     found[apart] = _share_ground(feet, pairs[apart])
     return found
@@ -206,8 +206,19 @@ def _share_ground(feet: Footprints, pairs: np.ndarray) -> np.ndarray:
     seen = both @ axes
     flat = EARTH * seen[..., :2] / np.maximum(seen[..., 2:], 1e-3 * EARTH)
     mine, yours = flat[:, :4], flat[:, 4:]
-    pixel = np.maximum(feet.width[pairs] / feet.pixels[pairs] * 0.5, SLACK * feet.width[pairs])
-    return _depth(mine, yours) > pixel.max(axis=1, initial=0)
+    width = feet.width[pairs]
+    slack = SLACK * width.max(axis=1, initial=0)
+    least = np.maximum(_half_pixel(width, feet.pixels[pairs]), np.minimum(slack, _half(width)))
+    return _depth(mine, yours) > least
+
+
+def _half_pixel(sides: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """(M,) half of the coarser pixel of pairs, but no more than half of the smaller location."""
+    return np.minimum(0.5 * (sides / pixels).max(axis=1, initial=0), _half(sides))
+
+
+def _half(sides: np.ndarray) -> np.ndarray:
+    return 0.5 * sides.min(axis=1, initial=np.inf)
 
 
 def _depth(a: np.ndarray, b: np.ndarray) -> np.ndarray:
