@@ -588,9 +588,11 @@ def preload(src: Path, tests: list[str]) -> None:
     import torch
 
     import mmfl
+    from helpers.warm_python import python
 
     torch.set_num_threads(1)
     assert Path(str(mmfl.__file__)).is_relative_to(src)
+    python()  # or each child would start one
 
 
 def chosen_tests(package: str, given: list[str]) -> list[str]:
