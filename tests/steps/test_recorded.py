@@ -83,6 +83,14 @@ def test_edited_between_download_and_split(project: Path, case: str) -> None:
     run("split")
 
 
+@pytest.mark.parametrize("case", EDITS)
+def test_the_workflow_downloads_again(project: Path, case: str) -> None:
+    """Whatever was edited while the job ran, whose outputs are newer than the edit."""
+    before = record.state(project / "mine/mine.yaml")
+    EDITS[case][0](project / "mine")
+    assert record.state(project / "mine/mine.yaml") != before
+
+
 def during(monkeypatch: pytest.MonkeyPatch, edit: Callable[[], object]) -> None:
     """Edit once what is encoded, when all of it was read."""
     encode = split.encode

@@ -45,7 +45,7 @@ def verify(name: str, path: Path) -> tuple[list[tuple[str, int, str]], Path]:
 
 
 def state(path: Path) -> str:
-    """A digest of the names, sizes and modification times of all files that the table names.
+    """A digest of names, sizes and modification times: description, table, and what it names.
 
     For Snakemake: nothing is read, and it is in no output, as times differ between copies.
 
@@ -53,6 +53,7 @@ def state(path: Path) -> str:
         UserError: the description or its table is wrong.
     """
     files = {text: file for part in _files(path).values() for text, file in part.items()}
+    files |= {str(file): file for file in (path, table_path(read_description(path), path))}
     there = {text: file.stat() for text, file in files.items() if file.is_file()}
     return digest({text: [stat.st_size, stat.st_mtime_ns] for text, stat in there.items()})
 
