@@ -298,7 +298,7 @@ def _seeds(frame: pd.DataFrame) -> str:
     lost = frame[diverged(frame)].drop_duplicates("run")
     if lost.empty:
         return text
-    listed = "; ".join(f"{row['run']}: {row['diverged']}" for _, row in lost.iterrows())
+    listed = "; ".join(f"{row['label']}: {row['diverged']}" for _, row in lost.iterrows())
     return (
         f"{text} Diverged: {listed}. A mean leaves out seeds without a finite score, and its cell "
         "says how many it has; a method of which a seed diverged is not tested."
