@@ -115,7 +115,7 @@ def test_its_cells_say_so_in_every_table(one):
         row = row_of(one, name, "mf+fw")
         assert row[0] == "mf+fw (1 of 3 seeds diverged)"
         notes = " ".join(results.laid_out(one["out"])[name].notes)
-        assert "Diverged: mf+fw: seed 2 in round 4." in notes
+        assert "Diverged: mf+fw (1 of 3 seeds diverged): seed 2 in round 4." in notes
         assert not re.search(r"above mf:[^;.]*mf\+fw \(", notes)
         if name != "cost":
             assert all("(2 of 3)" in cell for cell in row[1:] if "±" in cell or "[" in cell)
