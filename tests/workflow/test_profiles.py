@@ -11,7 +11,7 @@ import yaml
 
 from helpers.stub_project import ROOT, Project
 
-NEUTRAL = {"printshellcmds", "show-failed-logs", "rerun-incomplete"}
+NEUTRAL = {"printshellcmds", "rerun-incomplete", "rerun-triggers", "show-failed-logs"}
 
 
 def profile(name: str) -> dict:
