@@ -23,7 +23,12 @@ from mmfl.cli import app
 from mmfl.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "config/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 FOLDERS = "benchmarks|configs|data/manifests|docs|profiles|src|tests|workflow"
 ENDINGS = "cff|csv|html|json|lock|md|png|py|sh|smk|svg|toml|yaml|yml"
 MADE = (
@@ -45,7 +50,7 @@ OWN = {  # files that the reader of a page is to write
     "src/mmfl/strategies/fedyogi.py",
 }
 OWN_MODULES = {name.removeprefix("src/").removesuffix(".py").replace("/", ".") for name in OWN}
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def load_script(name: str) -> Any:
