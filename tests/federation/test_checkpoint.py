@@ -74,6 +74,34 @@ def test_a_checkpoint_of_another_run_is_refused(store, tmp_path):
         federate(fed, initial)
 
 
+@pytest.mark.parametrize("what", ["meta", "shape", "name", "value", "type"])
+def test_every_part_of_a_checkpoint_is_in_its_digest(what):
+    """Values that stay in another order, shape or type are another checkpoint."""
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
+    changed = {
+        "shape": {**tensors, "a": tensors["a"].reshape(3, 2)},
+        "name": {"a": tensors["a"], "c": tensors["b"]},
+        "value": {**tensors, "b": torch.zeros(2)},
+        "type": {**tensors, "b": torch.ones(2).view(torch.int32)},
+    }.get(what, tensors)
+    meta = "{}" if what == "meta" else '{"round": 1}'
+    assert checkpoint._digest(changed, meta) != checkpoint._digest(tensors, '{"round": 1}')
+
+
+def test_a_value_that_only_one_run_has_is_a_difference():
+    differences = checkpoint.differences
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}}) == ["a.c: found 2, expected None"]
+    assert differences({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}) == ["a.c: found None, expected 2"]
+    assert differences({"a": [1]}, {"a": [1]}) == []
+
+
+def test_the_best_checkpoint_stays_beside_the_last_ones(tmp_path):
+    for number in (1, 2, 3, 4, 5):
+        place(tmp_path, number).touch()
+    checkpoint.keep_last(tmp_path, best=2)
+    assert list(checkpoint.numbered(tmp_path)) == [2, 4, 5]
+
+
 # ---- the rows -----------------------------------------------------------------------------------
 
 

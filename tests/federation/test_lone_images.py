@@ -1,5 +1,7 @@
 """A single image of a modality where a network ends in one pixel: a norm layer has no variance."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from helpers.small_federation import federation, parameters
 from mmfl.errors import UserError
 from mmfl.federation.loop import federate
-from mmfl.federation.setup import build_network, require_two_images
+from mmfl.federation.setup import build_network, build_strategy, require_two_images
 from mmfl.federation.task import accompanied, schedule
 from mmfl.models.network import Network, fewest_values
 from mmfl.strategies.base import Client
@@ -92,3 +94,12 @@ def test_a_client_with_one_image_is_refused_before_training():
     assert "(2 such clients)" in str(caught.value) and "\n" not in str(caught.value)
     require_two_images("mf", clients, net, 16)  # four pixels have a variance
     require_two_images("mf", clients[2:], net, 8)
+
+
+def test_no_strategy_is_built_for_such_a_client():
+    clients = [Client("a-s1", "a", ("s1",), {"s1": np.array([3])})]
+    params = parameters("mf", **{"train.size": 8})
+    with pytest.raises(UserError, match="a-s1: found 1 training image in s1"):
+        build_strategy(
+            "mf", params, build_network("mf", params, 4), SimpleNamespace(clients=clients)
+        )

@@ -30,6 +30,16 @@ def test_the_bits_of_torch(momentum: float) -> None:
     assert torch.equal(own[2], start[2]) and not torch.equal(own[1], start[1])
 
 
+def test_a_gradient_that_is_not_forgotten_stays_as_it_is() -> None:
+    own, other = (torch.nn.Parameter(torch.arange(3.0)) for _ in range(2))
+    mine, theirs = Sgd([own], 0.1, 0.9), torch.optim.SGD([other], lr=0.1, momentum=0.9)
+    own.grad, other.grad = torch.ones(3), torch.ones(3)
+    for _ in range(3):
+        mine.step()
+        theirs.step()
+    assert torch.equal(own, other) and torch.equal(own.grad, torch.ones(3))
+
+
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
 def test_every_round_begins_with_a_fresh_optimiser(name: str) -> None:
     """Two rounds of three steps: momentum and moments of the first are forgotten."""

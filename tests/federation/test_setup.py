@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from helpers.small_federation import parameters
+from helpers.small_federation import federation, parameters
+from mmfl.errors import UserError
 from mmfl.federation.setup import assemble, build_network, tensor_infos
 from mmfl.models.whitening import BatchWhitening2d
 from mmfl.params import parts
 from mmfl.strategies.base import Client
+from mmfl.strategies.modules.prototypes import Prototypes
 
 
 def built(method, **changes):
@@ -71,6 +73,42 @@ def test_prototypes_of_their_own_section():
     changes = {"algorithms.prototypes.weight": 0.75, "algorithms.prototypes.temperature": 0.25}
     (module,) = built("prototypes", **changes)[1].modules
     assert (module.name, module.weight, module.temperature) == ("prototypes", 0.75, 0.25)
+
+
+@pytest.mark.parametrize("bank", ["harvest", "fresh", "prototype"])
+def test_only_a_bank_of_features_needs_pairs(store, tmp_path, bank):
+    """With `disjoint` no training location is held in two modalities."""
+    choice = {"method": "mf+mim", "held": "disjoint", "mim.bank": bank}
+    if bank == "prototype":
+        fed, _ = federation(store, tmp_path, **choice)
+        assert isinstance(fed.strategy.modules[0], Prototypes)
+        assert fed.strategy.modules[0].name == "mim"
+        return
+    with pytest.raises(UserError, match="found no training pair held in two modalities"):
+        federation(store, tmp_path, **choice)
+
+
+def test_the_prior_counts_the_labels_of_what_the_clients_train_on(store, tmp_path):
+    """Of some of the locations, each once, though two clients hold it."""
+    fed, _ = federation(store, tmp_path, "prior", participation={})
+    table = store[1]
+    held = {int(i) for client in fed.strategy.population for i in client.locations}
+    labels = table.set_index("pair")["labels"]
+    names = fed.task.data.pairs
+    expected = np.zeros(19)
+    for place in held:
+        expected[list(labels[names[place]])] += 1
+    assert 0 < len(held) < len(table)
+    np.testing.assert_allclose(fed.strategy.frequencies.numpy(), expected / len(held), rtol=1e-6)
+
+
+def test_running_statistics_are_shared_by_no_two_modalities():
+    network, _ = built("mf", **{"model.share_from_stage": 1})
+    infos = tensor_infos(network)
+    kinds = {info.kind for info in infos if info.shared and info.modality}
+    assert kinds == {"parameter"}
+    assert {i.kind for i in infos if i.modality and "stages" in i.key} >= {"statistic", "counter"}
+    assert all(info.name == info.key for info in infos if info.kind != "parameter")
 
 
 def test_weights_and_policy():
