@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 from torch import nn
 
-from mmfl.evaluation.pixels import PixelBench
+from mmfl.evaluation.pixels import PixelBench, _alike
 from mmfl.evaluation.protocol import (
     client_rows,
     loses,
@@ -408,3 +408,9 @@ def test_as_many_tiles_as_fit_are_predicted_at_a_time(archive):
         chunks = list(bench._chunks(tiles, rows, 3))
         assert [len(part) for part, _ in chunks] == expected
         assert np.concatenate([part for part, _ in chunks]).tolist() == rows
+
+
+def test_rows_that_are_asked_the_same_go_together_in_a_fixed_order():
+    subsets = [("a",), ("a", "b"), ("a", "c"), ("b",), ("b", "c"), ("c",), ("c", "d"), ("d",)]
+    some, other = frozenset(subsets), frozenset(subsets[:5])
+    assert _alike([some, other, some]) == [(subsets, [0, 2]), (subsets[:5], [1])]

@@ -11,6 +11,7 @@ from mmfl.archives import get
 from mmfl.clients.manifest import build
 from mmfl.errors import UserError
 from mmfl.federation.data import Data, Normaliser
+from mmfl.patches.augment import Turned, symmetry
 from mmfl.patches.normalisation import moments
 
 BANDS = {"s1": ["VV", "VH"], "s2": ["B02", "B11"]}
@@ -272,3 +273,15 @@ def test_frequencies_are_those_of_the_given_locations(patches):
     data = data_of(patches)
     rows = np.array([3, 7, 11])
     assert data.frequencies(rows).tolist() == (data.labels[rows].sum(axis=0) / 3).tolist()
+
+
+def test_what_is_read_ahead_is_turned_by_its_own_name(patches):
+    data, turned = data_of(patches), Turned(seed=3, epoch=1)
+    samples = np.flatnonzero(data.present["s2"])[[4, 0, 2]]
+    plain = data.batch("s2", samples).numpy()
+    buffers = data.buffers("s2", 5, torch.device("cpu"), augment=True)
+    (found,) = data.fill("s2", samples, buffers, turned)
+    assert data.finish("s2", samples, buffers, [found], turned) is found
+    for row, code in enumerate(turned.codes(data.pairs[samples]).tolist()):
+        assert np.array_equal(found[row].numpy(), symmetry(plain[row], code))
+    assert len(set(turned.codes(data.pairs[samples]).tolist())) > 1

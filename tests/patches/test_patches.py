@@ -18,6 +18,7 @@ from helpers.store_digests import seal
 from mmfl.archives import get
 from mmfl.errors import UserError
 from mmfl.intact import OpenFile
+from mmfl.patches import reader
 from mmfl.patches.augment import Turned, symmetry, turned, turns
 from mmfl.patches.batching import batches, patterns
 from mmfl.patches.normalisation import Moments, moments, origins, pool
@@ -314,9 +315,35 @@ def test_unknown_pairs_and_bands_are_named(store):
         patches.rows(np.array(["pair-010", "zz", "pair-000"], object))
     with pytest.raises(UserError, match="pair-000, pair-001, pair-002 and 1 more"):
         patches.rows([f"pair-00{i}" for i in range(6)])
+    with pytest.raises(UserError, match="of the pairs zx, zy, zz; run split"):
+        patches.rows(["zz", "zy", "zx"])
     assert patches.rows(["pair-005", "pair-004"]).tolist() == [1, 0]
     with pytest.raises(UserError, match="B10"):
         Images(Patches(store[0] / "s2"), ["B10"], 32)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "gapped"),
+    [({}, {}, False), ({"gaps": True}, {}, True), ({}, {"nodata": 0.0}, True)],
+)
+def test_one_band_with_gaps_is_enough(store, first, second, gapped):
+    patches = Patches(store[0] / "s1")
+    none = {"gaps": False, "nodata": None}
+    patches.bands = [
+        band | none | own for band, own in zip(patches.bands, (first, second), strict=True)
+    ]
+    assert patches.gapped is gapped
+
+
+def test_no_more_files_than_that_are_open(store, monkeypatch):
+    monkeypatch.setattr(reader, "OPEN", 1)
+    patches = Patches(store[0] / "s2")
+    most = 0
+    for resolution in (10, 20, 10, 20):
+        for shard in range(len(patches._count)):
+            patches._file(resolution, shard)
+            most = max(most, len(patches._files))
+    assert most == 1 < 2 * len(patches._count)
 
 
 def test_moments_are_those_of_all_pixels(store):
