@@ -41,7 +41,7 @@ BELOW = {
     "fetch": BASE,
     "reporting": BASE,
     "inspection": BASE | {"archives", "patches", "clients", "reporting"},
-    "verification": BASE | {"reporting", "steps", "pipeline"},  # no step imports it
+    "verification": BASE | {"fetch", "reporting", "steps", "pipeline"},  # no step imports it
     "cluster": BASE,
 }
 PACKAGES = {"federation", "strategies", "evaluation", "clients", "patches", "archives", "models",

@@ -20,7 +20,10 @@ def test_manifest_and_summary_are_those_of_the_table(store, tmp_path, caplog):
         found = partition.run(patches=folder, out=out, **CHOICE)
     expected = build(table, **CHOICE)
     pd.testing.assert_frame_equal(read_manifest(out), expected.frame)
-    assert found.summary == expected.summary == json.loads(out.with_suffix(".json").read_text())
+    assert found.summary == expected.summary
+    classes = json.loads((folder / "labels/classes.json").read_text())["classes"]
+    written = json.loads(out.with_suffix(".json").read_text())
+    assert written == expected.summary | {"classes": classes}
     assert "locations without a partner: 4 of s1, 4 of s2" in caplog.text
 
 

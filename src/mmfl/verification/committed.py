@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from mmfl.errors import UserError
+from mmfl.fetch.unpack import FILTER
 from mmfl.params import Params
 from mmfl.pipeline.jobs import STAGES, start
 
@@ -71,7 +72,7 @@ class Revision:
         data = _git("archive", self.commit, "src") or b""
         with tempfile.TemporaryDirectory() as folder:
             with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-                tar.extractall(folder, filter="data")
+                tar.extractall(folder, **FILTER)
             return start(params, archive, Path(folder, "src"))
 
     def files(self, folder: str) -> list[str]:

@@ -45,17 +45,17 @@ def verify(name: str, path: Path) -> tuple[list[tuple[str, int, str]], Path]:
 
 
 def state(path: Path) -> str:
-    """A digest of names, sizes and modification times: description, table, and what it names.
+    """A digest of the description, the table, and of sizes and times of the files that it names.
 
-    For Snakemake: nothing is read, and it is in no output, as times differ between copies.
+    For Snakemake: no image is read, and it is in no output, as times differ between copies.
 
     Raises:
         UserError: the description or its table is wrong.
     """
     files = {text: file for part in _files(path).values() for text, file in part.items()}
-    files |= {str(file): file for file in (path, table_path(read_description(path), path))}
     there = {text: file.stat() for text, file in files.items() if file.is_file()}
-    return digest({text: [stat.st_size, stat.st_mtime_ns] for text, stat in there.items()})
+    said = [file_sha256(file) for file in (path, table_path(read_description(path), path))]
+    return digest([said, {text: [s.st_size, s.st_mtime_ns] for text, s in there.items()}])
 
 
 def _files(path: Path) -> dict[str, dict[str, Path]]:
