@@ -17,10 +17,15 @@ from helpers.warm_python import python
 from mmfl.files import digest
 from mmfl.params import load, step_values
 from mmfl.pipeline import code, jobs
+from mmfl.pipeline.jobs import FIGURES
 
 STEPS = ("download", "split", "partition", "train", "evaluate", "report")
 RULES = {"simulate": "download"}  # helper rules belong to a step's stage
 ARCHIVE = "simulated"
+COLUMNS = {  # a test of the figures holds what they show
+    "learning.csv": {"run", "seed", "round", "value", "state"},
+    "missing.csv": {"run", "label", "removed", "rate", "mean", "low", "high"},
+}
 REAL = f"{Path(sys.executable).parent}:/usr/bin:/bin"  # a stage looks for --force among its parents
 
 
@@ -65,6 +70,22 @@ def test_six_stages_with_fixed_commands(stages: dict[str, dict]) -> None:
     assert (ROOT / "dvc.yaml").read_text().count("\n") < 150, "for people"
     for step, stage in stages.items():
         assert stage["cmd"] == f"python workflow/scripts/stage.py {step} {ARCHIVE}"
+
+
+def test_plots_name_columns_that_are_there() -> None:
+    """By a template of the project, whose panels are the rows of the tables."""
+    params = load(ROOT / "params.yaml")
+    text = (ROOT / "dvc.yaml").read_text()
+    for name in ("scenario", "assignment", "seed"):
+        text = text.replace(f"${{partition.{name}}}", str(getattr(params.partition, name)))
+    plots = [item for found in yaml.safe_load(text)["plots"] for item in found.items()]
+    assert len(plots) == 2 * len(params.archives)
+    for title, plot in plots:
+        ((path, column),) = plot["y"].items()
+        assert path.split("/")[1] in params.archives and path.split("/")[1] in title
+        assert Path(path).name.split(".")[0] in FIGURES
+        assert (ROOT / f".dvc/plots/{plot['template']}.json").is_file()
+        assert {plot["x"], column, "run"} <= COLUMNS[Path(path).name]
 
 
 @pytest.mark.parametrize("step", STEPS)
