@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mmfl.clients.table import client_table
-from mmfl.files import file_sha256
+from mmfl.files import digest, file_sha256
 from mmfl.intact import digests
 
 CLASSES = [
@@ -112,7 +112,9 @@ def seal_runs(runs: list[dict[str, Any]]) -> None:
         (item["scores"] / "evaluation.json").write_text(json.dumps(sealed))
 
 
-def write_partition(root: Path, task: str = "multilabel") -> Path:
+def write_partition(
+    root: Path, task: str = "multilabel", name: str = "region-duplicate-p0"
+) -> Path:
     """Write the manifest, its summary and table; return their path without its end."""
     archive, classes, _, _ = TASKS[task]
     folder = root / "data" / "clients" / archive
@@ -132,7 +134,7 @@ def write_partition(root: Path, task: str = "multilabel") -> Path:
                     (f"{group}-{q}", group, q, f"{group}-{split}-{i}", split) for i in range(count)
                 ]
     frame = pd.DataFrame(rows, columns=["client", "group", "modality", "pair", "split"])
-    path = folder / "region-duplicate-p0.parquet"
+    path = folder / f"{name}.parquet"
     frame.to_parquet(path, index=False)
     summary = {
         "sha256": "0f" * 32,
@@ -144,9 +146,11 @@ def write_partition(root: Path, task: str = "multilabel") -> Path:
         "classes": list(classes),
         "pooled_labels": {str(i): 100 + i for i in range(len(classes))},
     }
-    path.with_suffix(".json").write_text(json.dumps(summary))
     table = client_table(summary, ("s1", "s2"))
     table.to_csv(path.with_suffix(".csv"), index=False)
+    summary["files"] = digests(folder, [path.with_suffix(".csv").name])
+    sealed = summary | {"digest": digest(summary)}
+    path.with_suffix(".json").write_text(json.dumps(sealed))
     return path.with_suffix("")
 
 
@@ -263,6 +267,7 @@ def _write_run(paths: dict, named: dict[str, Any], level: float, task: str) -> N
     pd.DataFrame(rows, columns=columns).to_csv(paths["rounds"], index=False)
     count = 12 * len(CLIENTS) * 400_000 * exchanges
     described = {
+        "partition_sha256": "0f" * 32,
         **named, "task": task, "classes": TASKS[task][1],
         "parameters": {"train": {"statistics": "modality",
                                  "normalisation": "global" if variant == "default" else "client"}},

@@ -1,5 +1,6 @@
 """The partition step: what it reads, writes and reports."""
 
+import hashlib
 import json
 import logging
 
@@ -8,6 +9,7 @@ import pytest
 
 from mmfl.clients.manifest import build, read_manifest
 from mmfl.errors import UserError
+from mmfl.files import digest
 from mmfl.steps import partition
 
 CHOICE = {"scenario": "country", "assignment": "duplicate"}
@@ -23,7 +25,9 @@ def test_manifest_and_summary_are_those_of_the_table(store, tmp_path, caplog):
     assert found.summary == expected.summary
     classes = json.loads((folder / "labels/classes.json").read_text())["classes"]
     written = json.loads(out.with_suffix(".json").read_text())
-    assert written == expected.summary | {"classes": classes}
+    files = {"clients.csv": hashlib.sha256(out.with_suffix(".csv").read_bytes()).hexdigest()}
+    said = expected.summary | {"classes": classes, "files": files}
+    assert written == said | {"digest": digest(said)}
     assert "locations without a partner: 4 of s1, 4 of s2" in caplog.text
 
 

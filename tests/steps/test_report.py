@@ -15,7 +15,7 @@ from mmfl.errors import UserError
 from mmfl.evaluation.bootstrap import mean_iou
 from mmfl.facts.tasks import TASKS
 from mmfl.fetch.stac.listing import SCENES, table
-from mmfl.files import write_json, write_text
+from mmfl.files import digest, write_json, write_text
 from mmfl.intact import digests
 from mmfl.params import load
 from mmfl.patches.faults import COLUMNS
@@ -364,9 +364,7 @@ def test_pages_of_one_parameter_file_link_to_one_another(tmp_path, monkeypatch):
     )
     for task, archive in (("multilabel", "simulated"), ("pixel", "simulated-tiles")):
         write_runs(Path(), (1, 2), task, "random-duplicate-p0")
-        write_partition(Path(), task)
-        for path in Path("data/clients", archive).iterdir():
-            path.rename(str(path).replace("region-", "random-"))
+        write_partition(Path(), task, "random-duplicate-p0")
         labels = Path("data/patches", archive, "labels")
         labels.mkdir(parents=True)
         (labels / "skipped.csv").write_text(",".join(COLUMNS) + "\n")
@@ -477,3 +475,39 @@ def test_nothing_is_exchanged(tmp_path):
     report.tables_of(archive="simulated", clients="c", runs=runs, out=out, baseline="local")
     table = results.laid_out(out)["policies"]
     assert table.rows == [] and table.notes[0].startswith("No method here exchanges anything")
+
+
+@pytest.mark.parametrize(
+    ("end", "old", "new", "said"),
+    [
+        ("json", '"without_holder": 3', '"without_holder": 4', "p0.json: not as it was written"),
+        ("csv", ",150,", ",151,", "p0.csv: damaged: found SHA-256"),
+        ("json", None, "{}", "p0.json: not as it was written"),
+        ("csv", None, "a,b", "p0.csv: damaged: found SHA-256"),
+    ],
+)
+def test_a_partition_that_was_edited_is_refused(tmp_path, end, old, new, said):
+    """By the report, which draws it, by the page and by `mmfl inspect`."""
+    runs = write_runs(tmp_path)
+    path = write_partition(tmp_path)
+    file = Path(f"{path}.{end}")
+    text = file.read_text()
+    assert old is None or old in text
+    file.write_text(new if old is None else text.replace(old, new, 1))
+    with pytest.raises(UserError, match=said):
+        report.tables_of(
+            archive="simulated", clients="c", runs=runs, out=tmp_path / "r", partition=path
+        )
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_partition_is_that_of_the_runs(tmp_path):
+    runs, path = write_runs(tmp_path), write_partition(tmp_path)
+    summary = json.loads(Path(f"{path}.json").read_text())
+    summary["sha256"] = "1e" * 32
+    summary["digest"] = digest({k: v for k, v in summary.items() if k != "digest"})
+    Path(f"{path}.json").write_text(json.dumps(summary))
+    with pytest.raises(UserError, match="is not the partition of the runs"):
+        report.tables_of(
+            archive="simulated", clients="c", runs=runs, out=tmp_path / "r", partition=path
+        )

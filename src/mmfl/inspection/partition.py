@@ -14,6 +14,7 @@ from mmfl.inspection.findings import GALLERY, Findings
 from mmfl.inspection.gallery import load_gallery
 from mmfl.reporting import page
 from mmfl.reporting.partition import draw
+from mmfl.reporting.results import holders
 from mmfl.reporting.texts import CLIENTS
 
 
@@ -43,6 +44,7 @@ def inspect_partition(path: Path) -> Findings:
         summary = read_json(path.with_suffix(".json"), "partition")
         if summary.get("sha256") != content_hash(frame):
             found.damage.append(f"{path.with_suffix('.json')}: is of another partition")
+        holders(path.with_suffix(""))
         found.facts["Held in every modality"] = f"{summary['shared_training_pairs']:,} (training)"
         found.facts["Classes"] = f"{len(summary['classes'])}"
         found.facts["Held by nobody"] = f"{summary['without_holder']:,}"

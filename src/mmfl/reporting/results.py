@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from mmfl.errors import UserError
-from mmfl.files import read_json
+from mmfl.files import digest, read_json
 from mmfl.params import SIMULATED
 from mmfl.reporting import layout, tables, writers
 from mmfl.reporting.layout import Table
+from mmfl.sealed import Sealed
 
 
 def laid_out(results: Path) -> dict[str, Table]:
@@ -30,8 +31,17 @@ def table_of(results: Path, name: str) -> pd.DataFrame:
 
 
 def holders(partition: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """(a row per client, summary) of a partition, by its manifest's path without its end."""
-    summary = read_json(Path(f"{partition}.json"), "partition")
+    """(a row per client, summary) of a partition, by its manifest's path without its end.
+
+    Raises:
+        UserError: one is not there, or not as `partition` wrote it.
+    """
+    path = Path(f"{partition}.json")
+    summary = read_json(path, "partition")
+    written = {key: value for key, value in summary.items() if key != "digest"}
+    if summary.get("digest") != digest(written):
+        raise UserError(f"{path}: not as it was written; run partition again")
+    Sealed(path.parent, path.name, "partition").content(f"{partition.name}.csv")
     return _csv(Path(f"{partition}.csv"), "partition"), summary
 
 

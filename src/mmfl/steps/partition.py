@@ -15,7 +15,8 @@ from pyarrow import compute
 
 from mmfl.clients.manifest import Manifest, build, write_manifest
 from mmfl.clients.table import client_table
-from mmfl.files import atomic, write_json
+from mmfl.files import atomic, digest, write_json
+from mmfl.intact import digests
 from mmfl.patches.labels import LABELS, Store, read_labels
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,9 @@ def run(*, patches: Path, out: Path, **choice: Any) -> Manifest:
     clients = client_table(summary, tuple(summary["without_partner"]))
     with atomic(out.with_suffix(".csv")) as temporary:
         clients.to_csv(temporary, index=False, lineterminator="\n")
-    write_json(out.with_suffix(".json"), {**summary, "classes": list(classes)})
+    written = summary | {"classes": list(classes)}
+    written["files"] = digests(out.parent, [out.with_suffix(".csv").name])
+    write_json(out.with_suffix(".json"), written | {"digest": digest(written)})
     write_manifest(out, manifest.frame)
     if summary["empty_clients"]:
         log.warning("clients without training patches: %s", ", ".join(summary["empty_clients"]))

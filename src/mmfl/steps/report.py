@@ -89,6 +89,11 @@ def tables_of(
     names = list(described[0].get("classes", []))
     own = [item for item in runs if key(item) == baseline]
     confusions = read_confusions(own, len(names)) if task.name == "pixel" else None
+    held = None if partition is None else holders(partition)
+    if held is not None and {text["partition_sha256"] for text in described} != {held[1]["sha256"]}:
+        raise UserError(
+            f"{partition}.json: is not the partition of the runs; run partition again, or train"
+        )
     frames = _frames(listed, scores, rounds, runs, described, baseline, task, confusions)
     frames["confusion"] = album.confusion(confusions, names)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -100,7 +105,7 @@ def tables_of(
         counts = positives(own[0], names) if task.name != "pixel" else _pixels(runs, names)
         album.write_figures(
             temporary / "figures", listed, frames, rounds, counts, baseline, task,
-            None if partition is None else holders(partition),
+            held,
         )  # fmt: skip
         write_json(temporary / "metrics.json", tables.metrics(frames["comparison"], task))
         _replace(temporary, out)
