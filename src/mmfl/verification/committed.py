@@ -15,6 +15,7 @@ import yaml
 from mmfl.errors import UserError
 from mmfl.fetch.unpack import FILTER
 from mmfl.params import Params
+from mmfl.pipeline.code import LOCK as LOCKED
 from mmfl.pipeline.jobs import STAGES, start
 
 LOCK = "dvc.lock"
@@ -69,7 +70,8 @@ class Revision:
 
     def start(self, params: Params, archive: str) -> dict[str, Any]:
         """What decides each job of an archive with the code of the revision."""
-        data = _git("archive", self.commit, "src") or b""
+        pinned = [LOCKED] if self.read(LOCKED) is not None else []
+        data = _git("archive", self.commit, "src", *pinned) or b""
         with tempfile.TemporaryDirectory() as folder:
             with tarfile.open(fileobj=io.BytesIO(data)) as tar:
                 tar.extractall(folder, **FILTER)
