@@ -144,15 +144,14 @@ def test_jobs_outlive_a_silence(lab: Lab, capsys: pytest.CaptureFixture) -> None
     executor = lab.executor()
     lab.down(True)
     info = lab.submitted(executor)
-    said = ""
-    while "does not answer" not in said:
-        said += capsys.readouterr().err
+    wait_until(lambda: executor.silent is not None)
     lab.set("COMPLETED")
     lab.down(False)
     wait_until(lambda: lab.scheduler.finished)
     assert lab.scheduler.finished == [info.job] and not lab.scheduler.failed
     wait_until(lambda: executor.silent is None)
-    said += capsys.readouterr().err
+    executor.shutdown()
+    said = capsys.readouterr().err
     assert said.count("does not answer") == 1 and said.count("answers again") == 1
 
 
