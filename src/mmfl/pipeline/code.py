@@ -19,7 +19,6 @@ from pathlib import Path
 
 from mmfl.errors import UserError
 
-STEPS = ("download", "split", "partition", "train", "evaluate", "report")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 STRING_OR_COMMENT = re.compile(  # what begins first; as of Python 3.11, no quote nests in itself
     r'"""(?:[^"\\]|\\.|"(?!""))*"""'
@@ -55,7 +54,8 @@ def modules(step: str, chosen: tuple[str, ...] = (), source: Path = SOURCE) -> t
     """
     start = f"mmfl.steps.{step}"
     if _file(start, source) is None:
-        raise UserError(f"step: found {step}, expected one of {', '.join(STEPS)}")
+        known = sorted(file.stem for file in (source / "mmfl/steps").glob("[a-z]*.py"))
+        raise UserError(f"step: found {step}, expected one of {', '.join(known)}")
     seen: dict[str, Path] = {}
     todo = [start, *chosen]
     while todo:
