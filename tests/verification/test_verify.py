@@ -13,8 +13,7 @@ import pytest
 from helpers.project_clone import Clone
 from mmfl.files import read_json, write_json
 from mmfl.intact import digests
-from mmfl.pipeline.code import modules
-from mmfl.pipeline.jobs import STAGES
+from mmfl.pipeline.code import STEPS, modules
 from mmfl.verification.tolerance import limit
 
 pytestmark = pytest.mark.slow
@@ -33,7 +32,7 @@ def flip(path: Path) -> None:
 
 
 def test_no_step_imports_it():
-    assert not [m for step in STAGES for m in modules(step) if "verification" in m]
+    assert not [m for step in STEPS for m in modules(step) if "verification" in m]
 
 
 def test_where_it_was_made_and_in_another_clone(origin, reproduced):

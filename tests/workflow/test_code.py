@@ -157,7 +157,7 @@ def test_every_statement_of_the_project_is_kept() -> None:
 
 
 def test_unknown_step(source: Path) -> None:
-    with pytest.raises(UserError, match="step: found trian, expected one of report, train"):
+    with pytest.raises(UserError, match="step: found trian, expected one of download"):
         code.modules("trian", (), source)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mmfl.errors import UserError
 
+STEPS = ("download", "split", "partition", "train", "evaluate", "report")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 STRING_OR_COMMENT = re.compile(  # what begins first; as of Python 3.11, no quote nests in itself
     r'"""(?:[^"\\]|\\.|"(?!""))*"""'
@@ -54,8 +55,7 @@ def modules(step: str, chosen: tuple[str, ...] = (), source: Path = SOURCE) -> t
     """
     start = f"mmfl.steps.{step}"
     if _file(start, source) is None:
-        known = sorted(file.stem for file in (source / "mmfl/steps").glob("[a-z]*.py"))
-        raise UserError(f"step: found {step}, expected one of {', '.join(known)}")
+        raise UserError(f"step: found {step}, expected one of {', '.join(STEPS)}")
     seen: dict[str, Path] = {}
     todo = [start, *chosen]
     while todo:
