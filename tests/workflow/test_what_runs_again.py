@@ -61,7 +61,7 @@ EDITS: dict[str, list[Edit]] = {
         ("src/mmfl/reporting/templates/page.css", "", "/* */"),
         ("src/mmfl/steps/page.py", "", NEW),
     ],
-    "commands, `cli.py`, and `pipeline/`": [
+    "commands, `cli.py`, and `pipeline/outdated.py`": [
         ("src/mmfl/cli.py", "", NEW),
         ("src/mmfl/pipeline/outdated.py", "", NEW),
     ],
